@@ -1,0 +1,156 @@
+//! Where the running kernel keeps the fields that the BPF programs read.
+//!
+//! The loader resolves each from the kernel's BTF and writes the whole [`Offsets`] into the
+//! object's .rodata, where the verifier sees constants. Nothing is hard-coded, so one object
+//! serves every kernel.
+
+/// An offset that the running kernel does not have.
+pub const ABSENT: u32 = u32::MAX;
+
+macro_rules! offsets {
+    ($($(#[$doc:meta])* $field:ident: $structure:literal . $path:literal, $size:literal $(, $optional:ident)?;)*) => {
+        /// Byte offsets of kernel fields from the start of the structure that the programs hold.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(C)]
+        pub struct Offsets {
+            $($(#[$doc])* pub $field: u32,)*
+        }
+
+        impl Offsets {
+            /// No field is known.
+            pub const UNKNOWN: Self = Self { $($field: ABSENT,)* };
+
+            /// What the loader resolves: one row a field.
+            pub const FIELDS: &'static [Field] = &[
+                $(Field {
+                    structure: $structure,
+                    path: $path,
+                    size: $size,
+                    required: offsets!(@required $($optional)?),
+                    slot: |offsets| &mut offsets.$field,
+                },)*
+            ];
+        }
+    };
+    (@required optional) => { false };
+    (@required) => { true };
+}
+
+/// One row of [`Offsets::FIELDS`].
+pub struct Field {
+    /// The structure that `path` starts from.
+    pub structure: &'static str,
+    /// Members to follow, joined by dots; anonymous structures and unions are looked through.
+    pub path: &'static str,
+    /// Bytes that the programs load; a kernel whose field differs is refused, not misread.
+    pub size: u32,
+    /// Whether tracing is impossible without it.
+    pub required: bool,
+    /// Where the offset goes.
+    pub slot: fn(&mut Offsets) -> &mut u32,
+}
+
+offsets! {
+    /// Address family.
+    family: "sock_common"."skc_family", 2;
+    /// State.
+    state: "sock_common"."skc_state", 1;
+    /// Peer address and local address, IPv4, in one word.
+    address_pair: "sock_common"."skc_addrpair", 8;
+    /// Peer port (network order) and local port (host order), in one word.
+    port_pair: "sock_common"."skc_portpair", 4;
+    /// Peer address, IPv6.
+    v6_peer: "sock_common"."skc_v6_daddr", 16, optional;
+    /// Local address, IPv6.
+    v6_local: "sock_common"."skc_v6_rcv_saddr", 16, optional;
+    /// Network namespace.
+    net: "sock_common"."skc_net", 8;
+    /// Socket cookie.
+    cookie: "sock_common"."skc_cookie", 8;
+    /// Cookie of a network namespace.
+    net_cookie: "net"."net_cookie", 8;
+    /// Inode of a network namespace.
+    net_inode: "net"."ns.inum", 4;
+    /// Protocol.
+    protocol: "sock"."sk_protocol", 2;
+    /// Whether a process holds the lock.
+    lock_owned: "sock"."sk_lock.owned", 4;
+    /// Pending error.
+    error: "sock"."sk_err", 4;
+    /// Soft error.
+    soft_error: "sock"."sk_err_soft", 4;
+    /// Directions shut down.
+    shutdown: "sock"."sk_shutdown", 1;
+    /// SOCK_* bits.
+    flags: "sock"."sk_flags", 8;
+    /// Linger time, jiffies.
+    linger_time: "sock"."sk_lingertime", 8;
+    /// The process's handle.
+    socket: "sock"."sk_socket", 8;
+    /// Which properties the user has fixed.
+    user_locks: "sock"."sk_userlocks", 1;
+    /// Owner.
+    uid: "sock"."sk_uid", 4;
+    /// Control group (v2).
+    cgroup: "sock"."sk_cgrp_data.cgroup", 8, optional;
+    /// A control group's node.
+    cgroup_node: "cgroup"."kn", 8, optional;
+    /// A node's id.
+    node_id: "kernfs_node"."id", 8, optional;
+    /// Local port in network order, which outlives the unbinding at CLOSE.
+    source_port: "inet_sock"."inet_sport", 2;
+    /// Unanswered retransmissions.
+    retransmits: "inet_connection_sock"."icsk_retransmits", 1;
+    /// Unanswered probes.
+    probes_out: "inet_connection_sock"."icsk_probes_out", 1;
+    /// TCP_USER_TIMEOUT.
+    user_timeout: "inet_connection_sock"."icsk_user_timeout", 4;
+    /// TCP_LINGER2.
+    linger2: "tcp_sock"."linger2", 4;
+    /// Next sequence number expected.
+    rcv_nxt: "tcp_sock"."rcv_nxt", 4;
+    /// First sequence number that the application has not read.
+    copied_seq: "tcp_sock"."copied_seq", 4;
+    /// Segments sent.
+    segs_out: "tcp_sock"."segs_out", 4;
+    /// Segments received.
+    segs_in: "tcp_sock"."segs_in", 4;
+    /// Segments retransmitted.
+    total_retrans: "tcp_sock"."total_retrans", 4;
+    /// Smoothed round-trip time, in eighths of a microsecond.
+    srtt: "tcp_sock"."srtt_us", 4;
+    /// Windowed minimum of the round-trip time: three samples of two words.
+    rtt_min: "tcp_sock"."rtt_min", 24;
+    /// Payload bytes sent.
+    bytes_sent: "tcp_sock"."bytes_sent", 8;
+    /// Payload bytes received.
+    bytes_received: "tcp_sock"."bytes_received", 8;
+    /// TCP_REPAIR, a bit of this byte.
+    repair: "tcp_sock"."repair", 1;
+    /// The minisocket's timer.
+    tw_timer: "inet_timewait_sock"."tw_timer", 0;
+    /// FIN_WAIT2 or TIME_WAIT.
+    tw_substate: "inet_timewait_sock"."tw_substate", 1;
+    /// When TIME_WAIT was entered, monotonic milliseconds (6.14 and later).
+    tw_entry_stamp: "inet_timewait_sock"."tw_entry_stamp", 4, optional;
+    /// A timer's handler.
+    timer_function: "timer_list"."function", 8;
+    /// A timer's end, jiffies.
+    timer_expires: "timer_list"."expires", 8;
+    /// Start of a segment's buffer.
+    skb_head: "sk_buff"."head", 8;
+    /// Offset of the TCP header from there.
+    skb_transport: "sk_buff"."transport_header", 2;
+    /// Where the segment's data starts.
+    skb_data: "sk_buff"."data", 8;
+    /// Bytes of the segment from there.
+    skb_len: "sk_buff"."len", 4;
+    /// A thread's process.
+    task_leader: "task_struct"."group_leader", 8;
+    /// A thread's name.
+    task_comm: "task_struct"."comm", 16;
+}
+
+// SAFETY: Offsets is repr(C), made of u32 alone, without padding; every bit pattern is valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Offsets {}
