@@ -342,6 +342,10 @@ pub struct Account {
     pub foreign: [u64; Hook::COUNT],
 }
 
+// SAFETY: Account is repr(C), made of u64 alone, without padding; every bit pattern is valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Account {}
+
 /// A tracepoint that two programs watch, because one alone misses what interrupts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(usize)]

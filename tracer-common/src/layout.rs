@@ -7,6 +7,11 @@
 /// An offset that the running kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
 
+/// Bytes that the programs copy from the start of a socket whose pointer the verifier does not
+/// know. Every field of `sock_common` and `inet_timewait_sock` in [`Offsets`] but the timer itself
+/// must lie within.
+pub const MINISOCKET_COPY: u32 = 192;
+
 macro_rules! offsets {
     ($($(#[$doc:meta])* $field:ident: $structure:literal . $path:literal, $size:literal $(, $optional:ident)?;)*) => {
         /// Byte offsets of kernel fields from the start of the structure that the programs hold.
@@ -82,7 +87,7 @@ offsets! {
     /// Directions shut down.
     shutdown: "sock"."sk_shutdown", 1;
     /// SOCK_* bits.
-    flags: "sock"."sk_flags", 8;
+    flags: "sock_common"."skc_flags", 8;
     /// Linger time, jiffies.
     linger_time: "sock"."sk_lingertime", 8;
     /// The process's handle.

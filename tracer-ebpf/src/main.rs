@@ -1,2 +1,114 @@
+//! tracer's BPF programs: they watch, copy out what they see, and decide nothing.
+//!
+//! Hooks on which something of ours can be interrupted by the same hook have a second program,
+//! attached after the first (see [`twice`]): the kernel does not run a program on a processor where
+//! it is already running, so an event inside a softirq that interrupts the first program would be
+//! lost without a trace.
+
 #![no_std]
 #![no_main]
+#![expect(missing_docs, reason = "the entry macro makes a twin of each program without its docs")]
+#![expect(internal_features, reason = "a fetch-add and an exchange are what the accounts need")]
+#![feature(asm_experimental_arch, core_intrinsics)]
+
+mod emit;
+mod maps;
+mod reset;
+mod sock;
+mod state;
+mod timewait;
+mod twice;
+
+use aya_ebpf::macros::btf_tracepoint;
+use aya_ebpf::programs::BtfTracePointContext;
+
+use crate::twice::Pass;
+
+/// Every state change of a TCP socket.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn set_state(ctx: BtfTracePointContext) -> i32 {
+    state::on_set_state(&ctx, Pass::First);
+    0
+}
+
+/// What [`set_state`] was not run for.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn set_state_2(ctx: BtfTracePointContext) -> i32 {
+    state::on_set_state(&ctx, Pass::Second);
+    0
+}
+
+/// A minisocket's timer is started or moved. Runs with interrupts off: it cannot be interrupted by
+/// itself.
+#[btf_tracepoint(function = "timer_start")]
+pub fn timer_start(ctx: BtfTracePointContext) -> i32 {
+    timewait::on_timer(&ctx, tracer_common::event::Kind::TimerStart);
+    0
+}
+
+/// A minisocket's timer is taken off the wheel. Runs with interrupts off.
+#[btf_tracepoint(function = "timer_cancel")]
+pub fn timer_cancel(ctx: BtfTracePointContext) -> i32 {
+    timewait::on_timer(&ctx, tracer_common::event::Kind::TimerCancel);
+    0
+}
+
+/// A minisocket's timer expires. Runs in the timer softirq, which does not nest.
+#[btf_tracepoint(function = "timer_expire_entry")]
+pub fn timer_expire(ctx: BtfTracePointContext) -> i32 {
+    timewait::on_timer(&ctx, tracer_common::event::Kind::TimerExpire);
+    0
+}
+
+/// `tcp_reset()` runs on a socket.
+#[btf_tracepoint(function = "tcp_receive_reset")]
+pub fn receive_reset(ctx: BtfTracePointContext) -> i32 {
+    reset::on_receive_reset(&ctx, Pass::First);
+    0
+}
+
+/// What [`receive_reset`] was not run for.
+#[btf_tracepoint(function = "tcp_receive_reset")]
+pub fn receive_reset_2(ctx: BtfTracePointContext) -> i32 {
+    reset::on_receive_reset(&ctx, Pass::Second);
+    0
+}
+
+/// An RST is sent; kernels that tell a reason (6.10 and later).
+#[btf_tracepoint(function = "tcp_send_reset")]
+pub fn send_reset(ctx: BtfTracePointContext) -> i32 {
+    reset::on_send_reset(&ctx, Pass::First);
+    0
+}
+
+/// What [`send_reset`] was not run for.
+#[btf_tracepoint(function = "tcp_send_reset")]
+pub fn send_reset_2(ctx: BtfTracePointContext) -> i32 {
+    reset::on_send_reset(&ctx, Pass::Second);
+    0
+}
+
+/// A segment is freed; kernels that tell the receiving socket (6.11 and later).
+#[btf_tracepoint(function = "kfree_skb")]
+pub fn free_segment(ctx: BtfTracePointContext) -> i32 {
+    timewait::on_segment(&ctx, Pass::First);
+    0
+}
+
+/// What [`free_segment`] was not run for.
+#[btf_tracepoint(function = "kfree_skb")]
+pub fn free_segment_2(ctx: BtfTracePointContext) -> i32 {
+    timewait::on_segment(&ctx, Pass::Second);
+    0
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: nothing here panics; were it so, the verifier would refuse the program.
+    unsafe { core::hint::unreachable_unchecked() }
+}
+
+/// The timer tracepoints' helpers and the socket cookie are for GPL-compatible programs alone.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

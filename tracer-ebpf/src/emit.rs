@@ -1,0 +1,107 @@
+//! Reserve, fill, submit; count what found no room; wake the reader only when it sleeps.
+
+use core::intrinsics::{AtomicOrdering, atomic_xadd, atomic_xchg};
+use core::ptr::addr_of_mut;
+
+use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
+use tracer_common::event::{Account, Header, Hook, Kind, flags};
+
+use crate::maps::{ACCOUNT, EVENTS, PARKED};
+use crate::sock::Net;
+use crate::twice::Pass;
+
+/// What a record is about, beside its kind.
+#[derive(Clone, Copy)]
+pub struct Subject {
+    /// 4, 6, or 0 for a record without addresses.
+    pub family: u8,
+    /// Bits of [`flags`].
+    pub flags: u16,
+    /// The network namespace.
+    pub net: Net,
+}
+
+impl Subject {
+    /// Adds the mark of the second program's records, and counts them.
+    #[inline(always)]
+    pub fn seen_by(mut self, pass: Pass, hook: Hook) -> Self {
+        if pass == Pass::Second {
+            self.flags |= flags::RECOVERED;
+            if let Some(account) = ACCOUNT.get_ptr_mut(0) {
+                // SAFETY: a valid element; the addition is atomic.
+                unsafe { add(addr_of_mut!((*account).recovered[hook as usize])) };
+            }
+        }
+        self
+    }
+}
+
+/// Makes one record. `T` starts with a [`Header`]; `fill` writes everything behind it.
+///
+/// The stamp is taken after the place is reserved: a record that the reader could not have seen
+/// when it looked at the clock bears a later stamp.
+#[inline(always)]
+pub fn emit<T: 'static>(kind: Kind, subject: Subject, fill: impl FnOnce(*mut T)) {
+    let Some(account) = ACCOUNT.get_ptr_mut(0) else { return };
+    // SAFETY: a valid element; the addition is atomic, since programs nest.
+    let attempt = unsafe { add(addr_of_mut!((*account).attempts)) };
+    let Some(mut entry) = EVENTS.reserve::<T>(0) else {
+        // SAFETY: as above.
+        unsafe { add(addr_of_mut!((*account).lost[kind as usize])) };
+        return;
+    };
+    let record = entry.as_mut_ptr();
+    let header = Header {
+        kind: kind as u8,
+        family: subject.family,
+        len: size_of::<T>() as u16,
+        // SAFETY: the helper has no preconditions.
+        cpu: unsafe { bpf_get_smp_processor_id() } as u16,
+        flags: subject.flags,
+        seq: attempt as u32,
+        netns: subject.net.inode,
+        // SAFETY: the helper has no preconditions.
+        time_ns: unsafe { bpf_ktime_get_ns() },
+        netns_cookie: subject.net.cookie,
+    };
+    // SAFETY: every T begins with a Header, and the place is as large as T.
+    unsafe { record.cast::<Header>().write(header) };
+    fill(record);
+    entry.submit(if must_wake() { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }.into());
+}
+
+/// Counts a run of a second program that was for none of our events.
+#[inline(always)]
+pub fn count_foreign(hook: Hook) {
+    if let Some(account) = ACCOUNT.get_ptr_mut(0) {
+        // SAFETY: a valid element; the addition is atomic.
+        unsafe { add(addr_of_mut!((*account).foreign[hook as usize])) };
+    }
+}
+
+/// Whether the reader sleeps and this program is the one to wake it.
+///
+/// The place is reserved before this looks, and the reader looks for reserved places after it has
+/// said that it sleeps: one of the two sees the other.
+#[inline(always)]
+fn must_wake() -> bool {
+    let Some(parked) = PARKED.get_ptr_mut(0) else { return false };
+    // SAFETY: a valid element; the plain look keeps the exchange off the busy path.
+    unsafe {
+        parked.read_volatile() != 0
+            && atomic_xchg::<u32, { AtomicOrdering::SeqCst }>(parked, 0) != 0
+    }
+}
+
+/// Adds one, and returns what was there.
+///
+/// # Safety
+/// `counter` points to an aligned `u64` in a map.
+#[inline(always)]
+unsafe fn add(counter: *mut u64) -> u64 {
+    // SAFETY: by the caller's promise.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, 1) }
+}
+
+const _: () = assert!(align_of::<Account>() == 8);

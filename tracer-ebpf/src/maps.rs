@@ -1,0 +1,62 @@
+//! The maps and the constants that the loader fills in.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
+use tracer_common::event::{Account, Hook};
+use tracer_common::layout::Offsets;
+
+/// Everything that goes to user space, in one order. The loader sets the size.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
+
+/// 1 while the reader sleeps: who exchanges it to 0 wakes it.
+#[map]
+pub static PARKED: Array<u32> = Array::with_max_entries(1, 0);
+
+/// What each processor has counted.
+#[map]
+pub static ACCOUNT: PerCpuArray<Account> = PerCpuArray::with_max_entries(1, 0);
+
+/// Slots a hook has in [`MARKS`].
+pub const MARKS_PER_HOOK: u32 = 64;
+
+/// What the first program on a hook has seen and the second has not yet come by: see
+/// [`crate::twice`].
+#[map]
+pub static MARKS: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(MARKS_PER_HOOK * Hook::COUNT as u32, 0);
+
+/// Where the running kernel keeps its fields.
+#[unsafe(no_mangle)]
+pub static OFFSETS: Offsets = Offsets::UNKNOWN;
+
+/// Address of the kernel's `tw_timer_handler`, by which a minisocket's timer is known.
+#[unsafe(no_mangle)]
+pub static TW_TIMER_HANDLER: u64 = 0;
+
+/// Number of tcp_send_reset's arguments: 2, or 3 with the reason (6.10 and later).
+#[unsafe(no_mangle)]
+pub static SEND_RESET_ARGUMENTS: u32 = 2;
+
+/// The bit of TCP_REPAIR in its byte.
+#[unsafe(no_mangle)]
+pub static REPAIR_MASK: u8 = 0;
+
+/// The bit of SOCK_BINDPORT_LOCK (bind() chose the port) in `sk_userlocks`'s byte.
+#[unsafe(no_mangle)]
+pub static PORT_LOCK_MASK: u8 = 0;
+
+/// Reads a constant as the loader has set it; the compiler must not use what stands in the source.
+#[inline(always)]
+pub fn as_loaded<T: Copy>(constant: &'static T) -> T {
+    // SAFETY: a reference is valid to read.
+    unsafe { core::ptr::from_ref(constant).read_volatile() }
+}
+
+/// A constant of the loader's: `constant!(OFFSETS.family)`.
+macro_rules! constant {
+    ($($path:tt)+) => {
+        $crate::maps::as_loaded(&$crate::maps::$($path)+)
+    };
+}
+pub(crate) use constant;

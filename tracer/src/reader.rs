@@ -1,0 +1,230 @@
+//! The ring buffer's reader: copies what is there into [`Bytes`], says up to when that is
+//! everything, and sleeps so that the kernel side need not wake it under load.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+
+use aya::maps::{Array, MapData, MapError, RingBuf};
+use bytes::{Bytes, BytesMut};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::{sleep, timeout};
+
+use crate::clock;
+use crate::time::Timestamp;
+
+/// Bytes that a batch holds at most, but for its last record.
+const BATCH: usize = 256 << 10;
+/// How long the reader stays awake without asking to be woken, once it has been woken often.
+const WINDOW: Duration = Duration::from_millis(5);
+
+/// What one look at the ring brought.
+#[derive(Debug)]
+pub struct Batch {
+    /// Whole records, one behind the other.
+    pub records: Bytes,
+    /// Every event with an earlier stamp is in this batch or was in one before it.
+    pub watermark: Option<Timestamp>,
+}
+
+/// The one consumer of the ring.
+pub struct Reader {
+    ring: AsyncFd<RingBuf<MapData>>,
+    parked: Array<MapData, u32>,
+    positions: Positions,
+    pace: Pace,
+    buffer: BytesMut,
+    last_was_full: bool,
+}
+
+impl Reader {
+    /// Takes over the ring `events` and the flag `parked` by which the kernel side knows that the
+    /// reader sleeps. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// Where the ring cannot be mapped or registered.
+    pub fn new(events: RingBuf<MapData>, parked: Array<MapData, u32>) -> io::Result<Self> {
+        let positions = Positions::map(&events)?;
+        // SAFETY: a RingBuf owns its descriptor and answers with the same one as long as it lives.
+        let ring = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }?;
+        Ok(Self {
+            ring,
+            parked,
+            positions,
+            pace: Pace::new(clock::monotonic()),
+            buffer: BytesMut::with_capacity(BATCH + 4096),
+            last_was_full: false,
+        })
+    }
+
+    /// Waits until there are records, or until `deadline`, and returns what is there: a batch
+    /// without records bears a watermark at `deadline` or later. Cancel safe.
+    ///
+    /// # Errors
+    /// Where the kernel refuses to poll the ring or to set the flag.
+    pub async fn next_batch(&mut self, deadline: Option<Timestamp>) -> io::Result<Batch> {
+        loop {
+            if !self.last_was_full {
+                self.wait(deadline).await?;
+            }
+            let batch = self.drain();
+            self.last_was_full = batch.records.len() >= BATCH;
+            let due = batch.watermark.is_some_and(|now| deadline.is_some_and(|due| now >= due));
+            if !batch.records.is_empty() || due {
+                return Ok(batch);
+            }
+        }
+    }
+
+    /// Takes what is in the ring now, without waiting.
+    pub fn drain(&mut self) -> Batch {
+        let now = clock::monotonic();
+        let target = self.positions.producer();
+        let ring = self.ring.get_mut();
+        while self.positions.consumer() != target && self.buffer.len() < BATCH {
+            let Some(record) = ring.next() else { break };
+            self.buffer.extend_from_slice(&record);
+        }
+        let is_drained = self.positions.consumer() == target;
+        let records = self.buffer.split().freeze();
+        self.buffer.reserve(BATCH + 4096);
+        Batch { records, watermark: is_drained.then_some(now) }
+    }
+
+    /// Sleeps: asking to be woken while that is rare, else for [`WINDOW`].
+    async fn wait(&mut self, deadline: Option<Timestamp>) -> io::Result<()> {
+        let now = clock::monotonic();
+        let left = deadline.map(|due| Duration::from_nanos(due.since(now)));
+        if !self.pace.may_park(now) {
+            sleep(left.map_or(WINDOW, |left| left.min(WINDOW))).await;
+            return Ok(());
+        }
+        self.set_parked(1)?;
+        // A record whose place was reserved before the flag was set wakes nobody.
+        if self.positions.producer() != self.positions.consumer() {
+            return self.set_parked(0);
+        }
+        let readable = async {
+            let mut guard = self.ring.readable().await?;
+            guard.clear_ready();
+            Ok(())
+        };
+        let result = match left {
+            Some(left) => timeout(left, readable).await.unwrap_or(Ok(())),
+            None => readable.await,
+        };
+        self.set_parked(0)?;
+        result
+    }
+
+    fn set_parked(&mut self, value: u32) -> io::Result<()> {
+        self.parked.set(0, value, 0).map_err(|error| match error {
+            MapError::SyscallError(error) => error.io_error,
+            other => io::Error::other(other),
+        })
+    }
+}
+
+/// How often the reader may ask to be woken: a wake-up costs the host more than all else that a
+/// record costs. In bursts of 16, and 500 a second for long.
+struct Pace {
+    credits: u32,
+    refilled_at: Timestamp,
+}
+
+impl Pace {
+    const MOST: u32 = 16;
+    const REFILL: Duration = Duration::from_millis(2);
+
+    fn new(now: Timestamp) -> Self {
+        Self { credits: Self::MOST, refilled_at: now }
+    }
+
+    fn may_park(&mut self, now: Timestamp) -> bool {
+        let refill = Self::REFILL.as_nanos() as u64;
+        let earned = now.since(self.refilled_at) / refill;
+        if earned > 0 {
+            let earned = u32::try_from(earned).unwrap_or(u32::MAX);
+            self.credits = self.credits.saturating_add(earned).min(Self::MOST);
+            self.refilled_at = now;
+        }
+        let may = self.credits > 0;
+        self.credits = self.credits.saturating_sub(1);
+        may
+    }
+}
+
+/// The ring's two positions, which aya keeps to itself.
+struct Positions {
+    consumer: *const u64,
+    producer: *const u64,
+    page: usize,
+}
+
+// SAFETY: the pages are only read, by atomic loads, and unmapped once, at drop.
+unsafe impl Send for Positions {}
+
+impl Positions {
+    fn map(ring: &RingBuf<MapData>) -> io::Result<Self> {
+        let page = rustix::param::page_size();
+        let map = |offset| -> io::Result<*const u64> {
+            // SAFETY: a new read-only mapping, of a page that every ring has.
+            let address = unsafe {
+                mmap(
+                    std::ptr::null_mut(),
+                    page,
+                    ProtFlags::READ,
+                    MapFlags::SHARED,
+                    ring.as_fd(),
+                    offset,
+                )
+            }?;
+            Ok(address.cast::<u64>().cast_const())
+        };
+        Ok(Self { consumer: map(0)?, producer: map(page as u64)?, page })
+    }
+
+    fn consumer(&self) -> u64 {
+        Self::load(self.consumer)
+    }
+
+    fn producer(&self) -> u64 {
+        // The flag that says "parked" was set before this look, by a system call: see must_wake()
+        // on the kernel's side.
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        Self::load(self.producer)
+    }
+
+    fn load(position: *const u64) -> u64 {
+        // SAFETY: mapped, aligned to a page, and lives as long as self.
+        unsafe { std::sync::atomic::AtomicU64::from_ptr(position.cast_mut()) }
+            .load(std::sync::atomic::Ordering::Acquire)
+    }
+}
+
+impl Drop for Positions {
+    fn drop(&mut self) {
+        for position in [self.consumer, self.producer] {
+            // SAFETY: mapped by map(), not used after this. Nothing can be done about a failure.
+            let _ = unsafe { munmap(position.cast_mut().cast(), self.page) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wake_ups_are_asked_for_in_bursts_and_rarely_for_long() {
+        let mut pace = Pace::new(Timestamp(0));
+        let burst = (0..100).filter(|_| pace.may_park(Timestamp(0))).count();
+        assert_eq!(burst, 16);
+        let second = 1_000_000_000;
+        let granted =
+            (0..100_000).filter(|step| pace.may_park(Timestamp(step * second / 100_000))).count();
+        assert!((495..=501).contains(&granted), "{granted} in a second of constant asking");
+    }
+}
