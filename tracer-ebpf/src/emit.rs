@@ -100,8 +100,9 @@ fn must_wake() -> bool {
 /// `counter` points to an aligned `u64` in a map.
 #[inline(always)]
 unsafe fn add(counter: *mut u64) -> u64 {
-    // SAFETY: by the caller's promise.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, 1) }
+    // SAFETY: by the caller's promise. With the relaxed order LLVM 22 makes an addition that does
+    // not fetch, and gives back the addend.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(counter, 1) }
 }
 
 const _: () = assert!(align_of::<Account>() == 8);

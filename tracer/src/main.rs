@@ -1,3 +1,82 @@
-//! The `tracer` program.
+//! The `tracer` program: parses, runs, and turns the result into an exit code.
 
-fn main() {}
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use bytes::BytesMut;
+use clap::Parser as _;
+use tracer::cli::{self, Cli, Command};
+use tracer::config::{CheckConfig, WatchConfig};
+use tracer::{agent, check};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+/// The exit code of what could not run, as clap's for a wrong command line.
+const COULD_NOT_RUN: u8 = 2;
+
+#[tokio::main(worker_threads = 1)]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr();
+    match run(cli.command).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("tracer: {error:#}");
+            COULD_NOT_RUN.into()
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Watch(args) => {
+            let summary = agent::watch(WatchConfig::try_from(args)?).await?;
+            // Stderr may be the same closed pipe as stdout.
+            let _ = writeln!(io::stderr(), "tracer: {summary}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Check(args) => {
+            let config = CheckConfig::from(args);
+            let report = check::check(config).await?;
+            let mut out = BytesMut::new();
+            report.write(config.format, &mut out);
+            print(&out)?;
+            Ok(report.verdict.exit_code().into())
+        }
+        Command::Completions { shell } => {
+            let mut out = Vec::new();
+            cli::completions(shell, &mut out);
+            print(&out)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man { command } => {
+            let mut out = Vec::new();
+            cli::man(command.as_deref(), &mut out)?;
+            print(&out)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Writes to stdout; a closed pipe is a quiet end.
+fn print(bytes: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
+/// Our own log: warnings to stderr, more of it through `TRACER_LOG`.
+fn log_to_stderr() {
+    let filter = EnvFilter::builder()
+        .with_default_directive(LevelFilter::WARN.into())
+        .with_env_var("TRACER_LOG")
+        .from_env_lossy();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_target(false)
+        .without_time()
+        .init();
+}

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use aya::maps::{Array, MapData, MapError, PerCpuArray, RingBuf};
+use aya::programs::tp_btf::BtfTracePointLinkId;
 use aya::programs::{BtfTracePoint, Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
 use tracer_common::event::{Account, Hook, Kind};
@@ -185,6 +186,7 @@ pub struct Probes {
     ebpf: Ebpf,
     account: PerCpuArray<MapData, Account>,
     reports: Vec<ProbeReport>,
+    links: Vec<(&'static str, BtfTracePointLinkId)>,
 }
 
 /// What the reader needs of the kernel side.
@@ -214,10 +216,18 @@ impl Probes {
         };
         let mut ebpf = load(object, &btf, settings.buffer_bytes, &constants)?;
         let mut reports = Vec::with_capacity(PROBES.len());
+        let mut links = Vec::with_capacity(PROBES.len());
         for probe in &PROBES {
-            let state = match refusal(probe, &kernel, &handler) {
-                Some(reason) => ProbeState::Refused(reason),
+            let attached = match refusal(probe, &kernel, &handler) {
+                Some(reason) => Err(reason),
                 None => attach(&mut ebpf, probe, &btf),
+            };
+            let state = match attached {
+                Ok(link) => {
+                    links.push((probe.name, link));
+                    ProbeState::Attached
+                }
+                Err(reason) => ProbeState::Refused(reason),
             };
             if let (ProbeState::Refused(reason), Role::First(Hook::State)) = (&state, probe.role) {
                 let (program, hook, reason) = (probe.name, probe.hook, reason.clone());
@@ -228,7 +238,7 @@ impl Probes {
         }
         let ring = Ring { events: take(&mut ebpf, "EVENTS")?, parked: take(&mut ebpf, "PARKED")? };
         let account = take(&mut ebpf, "ACCOUNT")?;
-        Ok((Self { ebpf, account, reports }, ring))
+        Ok((Self { ebpf, account, reports, links }, ring))
     }
 
     /// Every probe and its state, in the order of attaching.
@@ -237,14 +247,14 @@ impl Probes {
         &self.reports
     }
 
-    /// Detaches every program: no event comes after this. The accounts can still be read.
+    /// Detaches every program: but for one that is running, no event comes after this. The accounts
+    /// can still be read.
     pub fn detach(&mut self) {
-        for (_, program) in self.ebpf.programs_mut() {
-            // A link that cannot be detached goes with the process.
-            if let Program::BtfTracePoint(program) = program
-                && let Err(error) = program.unload()
+        for (name, link) in self.links.drain(..) {
+            if let Some(Program::BtfTracePoint(program)) = self.ebpf.program_mut(name)
+                && let Err(error) = program.detach(link)
             {
-                tracing::debug!("failed to unload a program: {error}");
+                tracing::warn!("failed to detach {name}: {error}");
             }
         }
     }
@@ -255,14 +265,6 @@ impl Probes {
     /// Where the map or a program's fdinfo cannot be read.
     pub fn account(&self) -> io::Result<AccountReading> {
         let statistics = self.statistics()?;
-        self.account_with(&statistics)
-    }
-
-    /// Reads the accounts, taking the programs' misses from `statistics`.
-    ///
-    /// # Errors
-    /// Where the map cannot be read.
-    pub fn account_with(&self, statistics: &[ProgramStatistics]) -> io::Result<AccountReading> {
         let mut reading = AccountReading { at: clock::monotonic(), ..AccountReading::default() };
         let mut attempts = 0;
         let mut unrecovered: i64 = statistics
@@ -366,19 +368,15 @@ fn refusal(
     }
 }
 
-fn attach(ebpf: &mut Ebpf, probe: &Probe, btf: &Btf) -> ProbeState {
-    let attached = ebpf
+fn attach(ebpf: &mut Ebpf, probe: &Probe, btf: &Btf) -> Result<BtfTracePointLinkId, String> {
+    ebpf
         .program_mut(probe.name)
         .ok_or_else(|| "the BPF object lacks it: it is of another version".to_owned())
         .and_then(|program| {
             let program: &mut BtfTracePoint = program.try_into().map_err(|error| one_line(&error))?;
             program.load(probe.hook, btf).map_err(|error| one_line(&error))?;
             program.attach().map_err(|error| one_line(&error))
-        });
-    match attached {
-        Ok(_) => ProbeState::Attached,
-        Err(reason) => ProbeState::Refused(reason),
-    }
+        })
 }
 
 /// The error without the verifier's log, which goes to our own log.

@@ -1,0 +1,187 @@
+//! The one loop: ring, clock and signals in, stdout out.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::BytesMut;
+use tokio::select;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::WatchConfig;
+use crate::decode;
+use crate::host;
+use crate::output::{Summary, Terminal, Writer};
+use crate::pipeline::Pipeline;
+use crate::probes::{Probes, Settings};
+use crate::reader::{Batch, Reader};
+use crate::sink::Sink;
+use crate::stream::{ProbeState, StreamRecord};
+use crate::time::Timestamp;
+use crate::{clock, object};
+
+/// How often the accounts and the wall's clock are read.
+const ACCOUNTS: Duration = Duration::from_secs(1);
+
+/// `tracer watch`: traces until the time is over, a signal comes, or nobody reads any more.
+///
+/// # Errors
+/// Where nothing can be traced, or stdout cannot be written.
+pub async fn watch(config: WatchConfig) -> anyhow::Result<Summary> {
+    let mut signals = Signals::new().context("failed to listen for signals")?;
+    let settings = Settings::new(object::object(), config.buffer.bytes());
+    let (probes, ring) = Probes::attach(&settings)?;
+    tell_what_is_lost(&probes);
+    let reader = Reader::new(ring.events, ring.parked).context("failed to map the ring buffer")?;
+    let sink = Sink::stdout().context("failed to start writing stdout")?;
+    let started = clock::monotonic();
+    let mut out = BytesMut::new();
+    let writer = Writer::new(config.format, Terminal::stdout(config.color), config.transitions);
+    let pipeline = Pipeline::new(
+        &host::meta(probes.reports()),
+        started,
+        clock::wall_offset(),
+        config.filter,
+        writer,
+        config.transitions,
+        &mut out,
+    );
+    let mut session = Session { probes, reader, pipeline, sink, out };
+    session.run(&mut signals, config.duration.map(|duration| started + duration)).await?;
+    session.finish(&mut signals).await
+}
+
+/// A probe that is refused costs something: says what, before the first line.
+fn tell_what_is_lost(probes: &Probes) {
+    for probe in probes.reports() {
+        if let ProbeState::Refused(reason) = &probe.state {
+            tracing::warn!("not seen: {} ({}: {reason})", probe.purpose, probe.name);
+        }
+    }
+}
+
+struct Session {
+    probes: Probes,
+    reader: Reader,
+    pipeline: Pipeline,
+    sink: Sink,
+    out: BytesMut,
+}
+
+impl Session {
+    async fn run(&mut self, signals: &mut Signals, end: Option<Timestamp>) -> anyhow::Result<()> {
+        let mut accounts_due = clock::monotonic() + ACCOUNTS;
+        loop {
+            self.sink.send(&mut self.out).await;
+            let due = [self.pipeline.poll_timeout(), end].into_iter().flatten();
+            let deadline = due.fold(accounts_due, Timestamp::min);
+            select! {
+                biased;
+                signal = signals.next() => match signal {
+                    Told::End => return Ok(()),
+                    Told::Resized => self.pipeline.resize(Terminal::stdout_size()),
+                },
+                () = self.sink.closed() => return Ok(()),
+                batch = self.reader.next_batch(Some(deadline)) => {
+                    self.feed(batch.context("failed to read the ring buffer")?);
+                }
+            }
+            let now = clock::monotonic();
+            if now >= accounts_due {
+                accounts_due = now + ACCOUNTS;
+                self.pipeline.handle(&StreamRecord::Clock(clock::wall_offset()), &mut self.out);
+                self.read_accounts()?;
+            }
+            if end.is_some_and(|end| now >= end) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Stops the programs, takes what is still in the ring, and writes the last lines.
+    async fn finish(mut self, signals: &mut Signals) -> anyhow::Result<Summary> {
+        self.probes.detach();
+        // A program that was running on another processor comes to its end.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        loop {
+            let batch = self.reader.drain();
+            let is_drained = batch.records.is_empty() && batch.watermark.is_some();
+            self.feed(batch);
+            select! {
+                biased;
+                // A second signal, or a reader that has gone: no more is written.
+                () = signals.end() => break,
+                () = self.sink.send(&mut self.out) => {}
+            }
+            if is_drained {
+                break;
+            }
+        }
+        self.read_accounts()?;
+        let summary = self.pipeline.finish(clock::monotonic(), &mut self.out);
+        self.sink.send(&mut self.out).await;
+        self.sink.finish().await.context("failed to write stdout")?;
+        Ok(summary)
+    }
+
+    fn feed(&mut self, batch: Batch) {
+        let Batch { mut records, watermark } = batch;
+        while let Some(event) = decode::next_event(&mut records) {
+            match event {
+                Ok(event) => self.pipeline.handle(&StreamRecord::Event(event), &mut self.out),
+                Err(error) => {
+                    self.pipeline.handle_undecodable();
+                    tracing::error!("failed to decode a record of the ring buffer: {error}");
+                }
+            }
+        }
+        if let Some(now) = watermark {
+            self.pipeline.handle(&StreamRecord::Watermark(now), &mut self.out);
+        }
+    }
+
+    fn read_accounts(&mut self) -> anyhow::Result<()> {
+        let reading = self.probes.account().context("failed to read the accounts")?;
+        self.pipeline.handle(&StreamRecord::Account(reading), &mut self.out);
+        Ok(())
+    }
+}
+
+/// The signals that matter. A closed stream of signals never fires.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    window: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            window: signal(SignalKind::window_change())?,
+        })
+    }
+
+    /// Waits for the next one.
+    async fn next(&mut self) -> Told {
+        select! {
+            Some(()) = self.interrupt.recv() => Told::End,
+            Some(()) = self.terminate.recv() => Told::End,
+            Some(()) = self.window.recv() => Told::Resized,
+            else => std::future::pending().await,
+        }
+    }
+
+    /// Waits for one that asks for the end.
+    async fn end(&mut self) {
+        while matches!(self.next().await, Told::Resized) {}
+    }
+}
+
+/// What a signal says.
+enum Told {
+    /// Stop.
+    End,
+    /// The terminal has another size.
+    Resized,
+}

@@ -1,0 +1,183 @@
+//! Everything right of the stream: records in, text out. The same for a live kernel and a file.
+
+use bytes::BytesMut;
+use tracer_common::event::Kind;
+
+use crate::engine::{self, Engine, Output};
+use crate::filter::Filter;
+use crate::output::{Loss, Summary, Writer};
+use crate::probes::{SEGMENT_PROBE, TIMER_PROBES};
+use crate::record::CloseKind;
+use crate::stream::{AccountReading, Meta, StreamRecord};
+use crate::time::{Timestamp, WallOffset};
+
+/// The engine between the stream and a writer.
+pub struct Pipeline {
+    engine: Engine,
+    filter: Filter,
+    writer: Writer,
+    wall: WallOffset,
+    started: Timestamp,
+    received: u64,
+    closed_by_kind: [u64; CloseKind::ALL.len()],
+    account: AccountReading,
+    doubles_told: u64,
+}
+
+impl Pipeline {
+    /// A pipeline for the host that `meta` tells of, from `started` on. Writes the first line.
+    #[must_use]
+    pub fn new(
+        meta: &Meta,
+        started: Timestamp,
+        wall: WallOffset,
+        filter: Filter,
+        mut writer: Writer,
+        transitions: bool,
+        out: &mut BytesMut,
+    ) -> Self {
+        writer.meta(meta, started, wall, out);
+        let engine = Engine::new(engine::Config {
+            hz: meta.hz,
+            sees_timers: TIMER_PROBES.iter().all(|probe| meta.has_probe(probe)),
+            sees_segments: meta.has_probe(SEGMENT_PROBE),
+            transitions,
+        });
+        Self {
+            engine,
+            filter,
+            writer,
+            wall,
+            started,
+            received: 0,
+            closed_by_kind: [0; CloseKind::ALL.len()],
+            account: AccountReading::default(),
+            doubles_told: 0,
+        }
+    }
+
+    /// Takes the next record of the stream and appends what it leads to.
+    pub fn handle(&mut self, record: &StreamRecord, out: &mut BytesMut) {
+        match record {
+            StreamRecord::Event(event) => {
+                self.received += 1;
+                self.engine.handle_event(event);
+            }
+            StreamRecord::Watermark(now) => self.engine.handle_timeout(*now),
+            StreamRecord::Clock(wall) => self.wall = *wall,
+            StreamRecord::Account(reading) => self.handle_account(reading, out),
+            // Told once, to new().
+            StreamRecord::Meta(_) => {}
+        }
+        self.write_outputs(out);
+    }
+
+    /// A record that could not be decoded has been received all the same.
+    pub fn handle_undecodable(&mut self) {
+        self.received += 1;
+    }
+
+    /// When a watermark is next wanted.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        self.engine.poll_timeout()
+    }
+
+    /// The terminal has another size.
+    pub fn resize(&mut self, size: Option<(u16, u16)>) {
+        self.writer.resize(size);
+    }
+
+    /// The stream has ended at `now`: gives what is due, writes the last line, returns the account.
+    pub fn finish(&mut self, now: Timestamp, out: &mut BytesMut) -> Summary {
+        self.engine.finish();
+        self.write_outputs(out);
+        let summary = self.summary(now);
+        self.writer.summary(&summary, out);
+        summary
+    }
+
+    fn write_outputs(&mut self, out: &mut BytesMut) {
+        while let Some(output) = self.engine.poll() {
+            match output {
+                Output::Transition(row) => {
+                    if self.filter.matches_transition(&row) {
+                        self.writer.transition(&row, self.wall, out);
+                    }
+                }
+                Output::Close(record) => {
+                    self.closed_by_kind[record.close.kind as usize] += 1;
+                    if self.filter.matches_record(&record) {
+                        self.writer.close(&record, self.wall, out);
+                    }
+                }
+                Output::End(record) => {
+                    if self.filter.matches_record(&record) {
+                        self.writer.end(&record, self.wall, out);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells what was lost since the last reading.
+    fn handle_account(&mut self, reading: &AccountReading, out: &mut BytesMut) {
+        let doubles = self.engine.totals().doubles;
+        let missed_before = missed(&self.account, self.doubles_told);
+        let missed = missed(reading, doubles).saturating_sub(missed_before);
+        let count = reading.ring_lost.saturating_sub(self.account.ring_lost);
+        if count > 0 || missed > 0 {
+            let by_kind = Kind::ALL
+                .into_iter()
+                .map(|kind| {
+                    let number = kind as usize;
+                    (kind, reading.lost_by_kind[number] - self.account.lost_by_kind[number])
+                })
+                .filter(|(_, lost)| *lost > 0)
+                .collect();
+            let lost_before = |cpu| {
+                let found = self.account.lost_by_cpu.iter().find(|(known, _)| *known == cpu);
+                found.map_or(0, |(_, lost)| *lost)
+            };
+            let cpus = reading
+                .lost_by_cpu
+                .iter()
+                .filter(|(cpu, lost)| *lost > lost_before(*cpu))
+                .map(|(cpu, _)| *cpu)
+                .collect();
+            let loss = Loss { at: reading.at, count, by_kind, cpus, missed };
+            self.writer.loss(&loss, self.wall, out);
+            self.doubles_told = doubles;
+            self.account = reading.clone();
+        } else {
+            self.account.hits = reading.hits;
+        }
+    }
+
+    fn summary(&self, now: Timestamp) -> Summary {
+        let totals = self.engine.totals();
+        Summary {
+            duration: std::time::Duration::from_nanos(now.since(self.started)),
+            opened: totals.opened,
+            closed: totals.closed,
+            closed_by_kind: CloseKind::ALL
+                .into_iter()
+                .map(|kind| (kind, self.closed_by_kind[kind as usize]))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+            ended: totals.ended,
+            time_waits_ended: totals.time_waits_ended,
+            open: totals.open,
+            in_time_wait: totals.in_time_wait,
+            hits: self.account.hits,
+            received: self.received - totals.doubles.min(self.received),
+            ring_lost: self.account.ring_lost,
+            missed: missed(&self.account, totals.doubles),
+        }
+    }
+}
+
+/// Events that no program was run for: see [`AccountReading`].
+fn missed(reading: &AccountReading, doubles: u64) -> u64 {
+    u64::try_from(reading.unrecovered.saturating_add_unsigned(doubles)).unwrap_or(0)
+}

@@ -1,0 +1,81 @@
+//! Stdout, written by a thread of its own: a slow reader blocks neither signals nor, until the
+//! queue is full, the ring.
+
+use std::io::{self, Write as _};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+/// Chunks that may wait to be written: some 16 MiB at full load.
+const QUEUE: usize = 64;
+/// How long the last lines may take once the end was asked for.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// The writing end.
+#[derive(Debug)]
+pub struct Sink {
+    chunks: mpsc::Sender<Bytes>,
+    done: oneshot::Receiver<io::Result<()>>,
+    thread: JoinHandle<()>,
+}
+
+impl Sink {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// Where there can be no more threads.
+    pub fn stdout() -> io::Result<Self> {
+        let (chunks, mut queue) = mpsc::channel::<Bytes>(QUEUE);
+        let (tell, done) = oneshot::channel();
+        let thread = thread::Builder::new().name("stdout".to_owned()).spawn(move || {
+            let mut stdout = io::stdout().lock();
+            let mut result = Ok(());
+            while let Some(chunk) = queue.blocking_recv() {
+                result = stdout.write_all(&chunk).and_then(|()| stdout.flush());
+                if result.is_err() {
+                    break;
+                }
+            }
+            drop(queue);
+            // Nobody waits for the result any more when the process is about to end.
+            let _ = tell.send(result);
+        })?;
+        Ok(Self { chunks, done, thread })
+    }
+
+    /// Hands over what `buffer` holds and leaves it empty. Waits while the queue is full; does
+    /// nothing once stdout is closed.
+    pub async fn send(&self, buffer: &mut BytesMut) {
+        if !buffer.is_empty() {
+            // A closed queue is told by closed() and finish().
+            let _ = self.chunks.send(buffer.split().freeze()).await;
+        }
+    }
+
+    /// Waits until stdout takes no more.
+    pub async fn closed(&self) {
+        self.chunks.closed().await;
+    }
+
+    /// Waits for what was handed over to be written. A closed pipe is a quiet end.
+    ///
+    /// # Errors
+    /// Where stdout could not be written for another reason.
+    pub async fn finish(self) -> io::Result<()> {
+        let Self { chunks, done, thread } = self;
+        drop(chunks);
+        match timeout(LAST_WORDS, done).await {
+            Ok(Ok(Err(error))) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Ok(Ok(result)) => {
+                // The thread has sent its result: it ends at once.
+                let _ = thread.join();
+                result
+            }
+            Ok(Err(_)) => Err(io::Error::other("the thread that writes stdout died")),
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "nobody reads stdout")),
+        }
+    }
+}
