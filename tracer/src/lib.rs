@@ -2,6 +2,10 @@
 //!
 //! Data goes one way: the kernel's ring buffer → [`stream`] → engine → output.
 
+pub mod cli;
+pub mod config;
+pub mod filter;
+pub mod output;
 pub mod record;
 pub mod stream;
 pub mod time;
