@@ -1,14 +1,35 @@
 //! tracer: how TCP connections end on this host, measured.
 //!
-//! Data goes one way: the kernel's ring buffer → [`stream`] → engine → output.
+//! Data goes one way, with no way back:
+//!
+//! ```text
+//! kernel hooks ─> ring ─> reader ─> decode ─> stream ─> engine ─> filter ─> output ─> stdout
+//!                 probes                      └─────── pipeline ────────────┘         sink
+//! ```
+//!
+//! [`probes`] loads and attaches, [`reader`] copies the ring's records out, [`decode`] makes
+//! [`stream`] records of them. From there on nothing knows a kernel: [`pipeline`] feeds the
+//! [`engine`], which does no I/O and reads no clock, and writes its finished [`record`]s through an
+//! [`output`] format. [`agent`] is the one loop around all of it.
 
+pub mod agent;
 pub mod btf;
+pub mod check;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod decode;
+pub mod engine;
 pub mod fdinfo;
+pub mod filter;
+pub mod host;
 pub mod kallsyms;
+pub mod object;
+pub mod output;
+pub mod pipeline;
 pub mod probes;
 pub mod reader;
 pub mod record;
+pub mod sink;
 pub mod stream;
 pub mod time;

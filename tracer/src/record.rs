@@ -5,6 +5,10 @@ use tracer_common::tcp::{Flow, TcpState};
 
 use crate::time::Timestamp;
 
+mod names;
+
+pub use names::UnknownName;
+
 /// A connection, at its verdict or after its tuple is free again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {

@@ -1,0 +1,203 @@
+//! The command line as it is typed. What it means on this host is [`crate::config`]'s.
+
+use std::io;
+
+use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
+use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::config::{BufferSize, Span};
+use crate::filter::Network;
+use crate::record::{CloseKind, UnknownName};
+
+/// How TCP connections end on this host, measured.
+///
+/// tracer watches the kernel close TCP connections: who closed first, how, and how long the kernel
+/// then kept the port in TIME_WAIT. It measures, and says so where it could not see.
+#[derive(Debug, Parser)]
+#[command(name = "tracer", version, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show closes and ends of TIME_WAIT as they happen.
+    ///
+    /// A connection is shown once it has closed, and again when its TIME_WAIT is over and the port
+    /// is free: marked └ in the table.
+    #[command(after_help = WATCH_EXAMPLES)]
+    Watch(WatchArgs),
+    /// Tell what this host supports: kernel, BTF, probes, capabilities.
+    #[command(after_help = CHECK_EXIT)]
+    Check(CheckArgs),
+    /// Print the completions of a shell.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+    /// Print the manual page, of tracer or of one command.
+    Man {
+        /// The command; none: tracer itself.
+        command: Option<String>,
+    },
+}
+
+/// `tracer watch`.
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// Show every state change.
+    ///
+    /// In place of the closes in the table; beside them with --json.
+    #[arg(long, env = "TRACER_TRANSITIONS", value_parser = FalseyValueParser::new())]
+    pub transitions: bool,
+    /// Write NDJSON: one object a line.
+    ///
+    /// The first line is of type meta, the last of type summary.
+    #[arg(long, env = "TRACER_JSON", value_parser = FalseyValueParser::new())]
+    pub json: bool,
+    /// Stop after this time.
+    ///
+    /// Such as 500ms, 10s, 2m or 1h30m. Without it: until Ctrl-C.
+    #[arg(long, value_name = "TIME", env = "TRACER_DURATION")]
+    pub duration: Option<Span>,
+    /// Size of the kernel's ring buffer.
+    ///
+    /// A power of two from 256KiB to 1GiB. What finds no room there is lost, counted and told.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "TRACER_BUFFER",
+        default_value = "16MiB"
+    )]
+    pub buffer: BufferSize,
+    /// When to colour the table.
+    #[arg(
+        long,
+        value_name = "WHEN",
+        env = "TRACER_COLOR",
+        default_value = "auto",
+        value_enum
+    )]
+    pub color: ColorChoice,
+    /// What to show.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+}
+
+/// The filters, the same everywhere.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Filters (values are alternatives; filters must all hold)")]
+pub struct FilterArgs {
+    /// Only connections with this port at either end.
+    #[arg(long, value_name = "N", env = "TRACER_PORT", value_delimiter = ',',
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Vec<u16>,
+    /// Only connections whose local address is in this network.
+    #[arg(long, value_name = "CIDR", env = "TRACER_LOCAL", value_delimiter = ',')]
+    pub local: Vec<Network>,
+    /// Only connections whose peer's address is in this network.
+    #[arg(long, value_name = "CIDR", env = "TRACER_PEER", value_delimiter = ',')]
+    pub peer: Vec<Network>,
+    /// Only this network namespace.
+    ///
+    /// By its inode number, its name in /run/netns, or a path such as /proc/PID/ns/net.
+    #[arg(
+        long,
+        value_name = "INODE|NAME|PATH",
+        env = "TRACER_NETNS",
+        value_delimiter = ','
+    )]
+    pub netns: Vec<String>,
+    /// Only connections that a thread or process of this name opened or closed.
+    ///
+    /// The kernel keeps the first 15 bytes of a name; so does this. Of transitions, those that the
+    /// process itself made.
+    #[arg(long, value_name = "NAME", env = "TRACER_COMM", value_delimiter = ',')]
+    pub comm: Vec<String>,
+    /// Only closes of this kind.
+    ///
+    /// Transitions have none and are shown all the same.
+    #[arg(long, value_name = "KIND", env = "TRACER_KIND", value_delimiter = ',',
+          value_parser = close_kind())]
+    pub kind: Vec<CloseKind>,
+}
+
+/// `tracer check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Write one JSON object.
+    #[arg(long, env = "TRACER_JSON", value_parser = FalseyValueParser::new())]
+    pub json: bool,
+    /// Measure what each program costs.
+    ///
+    /// The kernel's BPF statistics are on while it measures, and off again after.
+    #[arg(long, env = "TRACER_COST", value_parser = FalseyValueParser::new())]
+    pub cost: bool,
+    /// How long to measure.
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "TRACER_DURATION",
+        default_value = "10s"
+    )]
+    pub duration: Span,
+}
+
+fn close_kind() -> impl TypedValueParser<Value = CloseKind> {
+    PossibleValuesParser::new(CloseKind::ALL.map(CloseKind::name))
+        .try_map(|name: String| -> Result<CloseKind, UnknownName> { name.parse() })
+}
+
+/// Writes the completions of `shell`.
+pub fn completions(shell: Shell, out: &mut impl io::Write) {
+    clap_complete::generate(shell, &mut Cli::command(), "tracer", out);
+}
+
+/// Writes the manual page of `command`, or of tracer itself.
+///
+/// # Errors
+///
+/// Where `out` fails, or there is no such command ([`io::ErrorKind::NotFound`]).
+pub fn man(command: Option<&str>, out: &mut impl io::Write) -> io::Result<()> {
+    let mut root = Cli::command().disable_help_subcommand(true);
+    root.build();
+    let page = match command {
+        None => root,
+        Some(name) => root.find_subcommand(name).cloned().ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("there is no command {name:?}"),
+            )
+        })?,
+    };
+    clap_mangen::Man::new(page).render(out)
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  tracer watch --port 3306             who closes connections to the database, and how
+  tracer watch --kind reset_sent,reset_received
+  tracer check                         what can be seen on this host
+
+Root is needed, or the capabilities that `tracer check` names.";
+
+const WATCH_EXAMPLES: &str = "\
+Examples:
+  tracer watch --peer 10.0.0.0/8 --port 3306,5432
+  tracer watch --netns web --kind timed_out
+  tracer watch --transitions --comm nginx
+  tracer watch --json --duration 1m | jq 'select(.type == \"end\") | .time_wait.dwell_ns'
+
+Exit status:
+  0  watched to the end: of --duration, by Ctrl-C or SIGTERM, or by a closed pipe
+  2  could not run, or the command line is wrong";
+
+const CHECK_EXIT: &str = "\
+Exit status:
+  0  everything can be seen
+  1  degraded: something cannot be seen, and the report says what
+  2  cannot trace at all, or the command line is wrong";

@@ -1,0 +1,248 @@
+//! Columns that share the width of a terminal.
+//!
+//! Each column starts at a usual width and grows, while there is room, to what it was given to
+//! show; in a narrow terminal columns shrink, then go, the least telling first. Elsewhere than on a
+//! terminal nothing is cut.
+
+use anstyle::Style;
+
+use super::text::{cut_end, cut_middle, width};
+
+/// What a column is like.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Column {
+    title: &'static str,
+    /// In a narrow terminal the column of the lowest rank goes first.
+    rank: u8,
+    least: usize,
+    usual: usize,
+    most: usize,
+    is_right_aligned: bool,
+    is_cut_in_the_middle: bool,
+}
+
+impl Column {
+    /// A column and its least width, the one to start with, and the one that it may grow to.
+    pub const fn new(title: &'static str, rank: u8, [least, usual, most]: [usize; 3]) -> Self {
+        Self {
+            title,
+            rank,
+            least,
+            usual,
+            most,
+            is_right_aligned: false,
+            is_cut_in_the_middle: false,
+        }
+    }
+
+    pub const fn to_the_right(self) -> Self {
+        Self {
+            is_right_aligned: true,
+            ..self
+        }
+    }
+
+    pub const fn cut_in_the_middle(self) -> Self {
+        Self {
+            is_cut_in_the_middle: true,
+            ..self
+        }
+    }
+}
+
+/// One cell of a row.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cell {
+    /// `None`: the cell before reaches over this column.
+    text: Option<String>,
+    style: Style,
+}
+
+impl Cell {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self {
+            text: Some(text.into()),
+            style: Style::new(),
+        }
+    }
+
+    /// The room of this cell belongs to the one before.
+    pub fn joined() -> Self {
+        Self::default()
+    }
+
+    pub fn style(mut self, style: Style) -> Self {
+        self.style = style;
+        self
+    }
+}
+
+/// The columns and the width that each has now.
+#[derive(Clone, Debug)]
+pub(super) struct Columns<const N: usize> {
+    columns: [Column; N],
+    /// Width that each wants by what it was given to show.
+    wanted: [usize; N],
+    /// Width that each has; `None`: it went.
+    widths: [Option<usize>; N],
+    /// Width of the terminal.
+    room: Option<usize>,
+    color: bool,
+}
+
+impl<const N: usize> Columns<N> {
+    const GAP: usize = 1;
+
+    pub fn new(columns: [Column; N], room: Option<u16>, color: bool) -> Self {
+        let mut this = Self {
+            columns,
+            wanted: columns.map(|column| column.usual),
+            widths: [None; N],
+            room: None,
+            color,
+        };
+        this.resize(room);
+        this
+    }
+
+    /// The terminal has another width.
+    pub fn resize(&mut self, room: Option<u16>) {
+        self.room = room.map(usize::from);
+        self.fit();
+    }
+
+    /// Makes room for `cells`; whether a column has another width now.
+    pub fn make_room(&mut self, cells: &[Cell; N]) -> bool {
+        // In steps, so that a column does not move with each address that is a digit longer.
+        const STEP: usize = 6;
+
+        let before = self.widths;
+        let mut grown = false;
+        for (index, (cell, column)) in cells.iter().zip(&self.columns).enumerate() {
+            let spans = cells.get(index + 1).is_some_and(|next| next.text.is_none());
+            let Some(text) = cell.text.as_deref().filter(|_| !spans) else {
+                continue;
+            };
+            let needed = width(text);
+            if needed > self.wanted[index] && self.wanted[index] < column.most {
+                let steps = (needed - column.usual).div_ceil(STEP);
+                self.wanted[index] = (column.usual + steps * STEP).min(column.most);
+                grown = true;
+            }
+        }
+        if grown {
+            self.fit();
+        }
+        self.widths != before
+    }
+
+    /// One line with its end; `line` is emptied first.
+    pub fn line(&self, cells: &[Cell; N], line: &mut String) {
+        line.clear();
+        let mut spaces = 0;
+        for (index, (cell, column)) in cells.iter().zip(&self.columns).enumerate() {
+            let Some(text) = &cell.text else { continue };
+            let span = 1 + cells[index + 1..]
+                .iter()
+                .take_while(|next| next.text.is_none())
+                .count();
+            let shown = self.widths[index..index + span].iter().flatten();
+            let (columns, room) = shown.fold((0, 0), |(n, sum), width| (n + 1, sum + width));
+            if columns == 0 {
+                continue;
+            }
+            let room = room + (columns - 1) * Self::GAP;
+            let text = match self.room {
+                None => text.clone(),
+                Some(_) if column.is_cut_in_the_middle => cut_middle(text, room),
+                Some(_) => cut_end(text, room),
+            };
+            let padding = room.saturating_sub(width(&text));
+            let (before, after) = match column.is_right_aligned {
+                true => (padding, 0),
+                false => (0, padding),
+            };
+            if !text.is_empty() {
+                line.extend(std::iter::repeat_n(' ', spaces + before));
+                self.styled(cell.style, &text, line);
+                spaces = 0;
+            } else {
+                spaces += before;
+            }
+            spaces += after + Self::GAP;
+        }
+        line.push('\n');
+    }
+
+    /// The titles, `first` in place of the first one.
+    pub fn header(&self, first: &str, line: &mut String) {
+        let mut cells = self
+            .columns
+            .map(|column| Cell::new(column.title).style(Style::new().bold()));
+        cells[0] = Cell::new(first).style(Style::new().bold());
+        self.line(&cells, line);
+    }
+
+    /// One line of running text with its end.
+    pub fn remark(&self, text: &str, style: Style, line: &mut String) {
+        line.clear();
+        let text = self
+            .room
+            .map_or_else(|| text.to_owned(), |room| cut_end(text, room));
+        self.styled(style, &text, line);
+        line.push('\n');
+    }
+
+    fn styled(&self, style: Style, text: &str, line: &mut String) {
+        if self.color && style != Style::new() {
+            super::text::push(line, format_args!("{style}{text}{style:#}"));
+        } else {
+            line.push_str(text);
+        }
+    }
+
+    fn fit(&mut self) {
+        let Some(room) = self.room else {
+            self.widths = self.wanted.map(Some);
+            return;
+        };
+        self.widths = self.columns.map(|column| Some(column.least));
+        while self.taken() > room {
+            let shown = (0..N).filter(|index| self.widths[*index].is_some());
+            let Some(least) = shown.min_by_key(|index| self.columns[*index].rank) else {
+                break;
+            };
+            if self.widths.iter().flatten().count() == 1 {
+                self.widths[least] = Some(room);
+                break;
+            }
+            self.widths[least] = None;
+        }
+        let usual = self.columns.map(|column| column.usual);
+        self.grow(usual, room);
+        self.grow(self.wanted, room);
+    }
+
+    /// Gives the room that is left to the columns, one by one in turn.
+    fn grow(&mut self, goals: [usize; N], room: usize) {
+        let mut spare = room.saturating_sub(self.taken());
+        loop {
+            let mut grew = false;
+            for (width, goal) in self.widths.iter_mut().zip(goals) {
+                if let Some(width) = width.as_mut().filter(|width| spare > 0 && **width < goal) {
+                    *width += 1;
+                    spare -= 1;
+                    grew = true;
+                }
+            }
+            if !grew {
+                return;
+            }
+        }
+    }
+
+    fn taken(&self) -> usize {
+        let shown = self.widths.iter().flatten();
+        shown.clone().sum::<usize>() + shown.count().saturating_sub(1) * Self::GAP
+    }
+}

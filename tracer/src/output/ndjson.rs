@@ -1,0 +1,185 @@
+//! NDJSON: one object a line, its `type` first. The field names are fixed.
+
+use std::collections::BTreeMap;
+
+use bytes::{BufMut, BytesMut};
+use serde::Serialize;
+
+use crate::record::{Record, TransitionRow};
+use crate::stream::{Meta, ProbeReport, ProbeState};
+use crate::time::{Timestamp, WallOffset};
+
+use super::json::{Moment, RecordView, TransitionView};
+use super::{Loss, Summary};
+
+/// Version of the fields: it changes when one changes its meaning or goes.
+const SCHEMA: u32 = 1;
+
+/// NDJSON under way.
+#[derive(Debug)]
+pub(super) struct Ndjson {
+    transitions: bool,
+}
+
+impl Ndjson {
+    pub const fn new(transitions: bool) -> Self {
+        Self { transitions }
+    }
+
+    pub fn meta(&self, meta: &Meta, started: Timestamp, wall: WallOffset, out: &mut BytesMut) {
+        let view = MetaView {
+            kind: "meta",
+            schema: SCHEMA,
+            version: env!("CARGO_PKG_VERSION"),
+            host: &meta.host,
+            boot_id: &meta.boot_id,
+            kernel: &meta.kernel,
+            hz: meta.hz,
+            started_at: Moment(started, wall),
+            monotonic_ns: started.0,
+            probes: meta.probes.iter().map(ProbeView::from).collect(),
+        };
+        line(&view, out);
+    }
+
+    pub fn transition(&self, row: &TransitionRow, wall: WallOffset, out: &mut BytesMut) {
+        if self.transitions {
+            line(&TransitionView::new(row, wall), out);
+        }
+    }
+
+    pub fn close(&self, record: &Record, wall: WallOffset, out: &mut BytesMut) {
+        line(
+            &RecordView::new("close", record, record.closed_at, wall),
+            out,
+        );
+    }
+
+    pub fn end(&self, record: &Record, wall: WallOffset, out: &mut BytesMut) {
+        line(&RecordView::new("end", record, record.ended_at, wall), out);
+    }
+
+    pub fn loss(&self, loss: &Loss, wall: WallOffset, out: &mut BytesMut) {
+        let view = LossView {
+            kind: "loss",
+            at: Moment(loss.at, wall),
+            monotonic_ns: loss.at.0,
+            count: loss.count,
+            by_kind: named(
+                loss.by_kind
+                    .iter()
+                    .map(|(kind, count)| (kind.name(), *count)),
+            ),
+            cpus: &loss.cpus,
+            missed: loss.missed,
+        };
+        line(&view, out);
+    }
+
+    pub fn summary(&self, summary: &Summary, out: &mut BytesMut) {
+        let kinds = summary.closed_by_kind.iter();
+        let view = SummaryView {
+            kind: "summary",
+            duration_ns: u64::try_from(summary.duration.as_nanos()).unwrap_or(u64::MAX),
+            opened: summary.opened,
+            closed: summary.closed,
+            closed_by_kind: named(kinds.map(|(kind, count)| (kind.name(), *count))),
+            ended: summary.ended,
+            time_waits_ended: summary.time_waits_ended,
+            open: summary.open,
+            in_time_wait: summary.in_time_wait,
+            hits: summary.hits,
+            received: summary.received,
+            ring_lost: summary.ring_lost,
+            missed: summary.missed,
+        };
+        line(&view, out);
+    }
+}
+
+fn named(counts: impl Iterator<Item = (&'static str, u64)>) -> BTreeMap<&'static str, u64> {
+    counts.collect()
+}
+
+/// Writes a whole line or, where a view cannot be written, none.
+pub(super) fn line(view: &impl Serialize, out: &mut BytesMut) {
+    let before = out.len();
+    match serde_json::to_writer(out.writer(), view) {
+        Ok(()) => out.put_u8(b'\n'),
+        Err(error) => {
+            out.truncate(before);
+            tracing::error!(%error, "failed to write a line of NDJSON");
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct MetaView<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    schema: u32,
+    version: &'static str,
+    host: &'a str,
+    boot_id: &'a str,
+    kernel: &'a str,
+    hz: u32,
+    started_at: Moment,
+    monotonic_ns: u64,
+    probes: Vec<ProbeView<'a>>,
+}
+
+/// A probe, as the meta line and the check report show it.
+#[derive(Serialize)]
+pub(super) struct ProbeView<'a> {
+    name: &'static str,
+    hook: &'static str,
+    state: &'static str,
+    reason: Option<&'a str>,
+    purpose: &'static str,
+}
+
+impl<'a> From<&'a ProbeReport> for ProbeView<'a> {
+    fn from(probe: &'a ProbeReport) -> Self {
+        let (state, reason) = match &probe.state {
+            ProbeState::Attached => ("attached", None),
+            ProbeState::Refused(reason) => ("refused", Some(&**reason)),
+        };
+        Self {
+            name: probe.name,
+            hook: probe.hook,
+            state,
+            reason,
+            purpose: probe.purpose,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct LossView<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    at: Moment,
+    monotonic_ns: u64,
+    count: u64,
+    by_kind: BTreeMap<&'static str, u64>,
+    cpus: &'a [u16],
+    missed: u64,
+}
+
+#[derive(Serialize)]
+struct SummaryView {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    duration_ns: u64,
+    opened: u64,
+    closed: u64,
+    closed_by_kind: BTreeMap<&'static str, u64>,
+    ended: u64,
+    time_waits_ended: u64,
+    open: u64,
+    in_time_wait: u64,
+    hits: u64,
+    received: u64,
+    ring_lost: u64,
+    missed: u64,
+}

@@ -1,0 +1,81 @@
+//! A table as it runs down a terminal: its rows, and its header once a screenful.
+
+use anstyle::Style;
+use bytes::BytesMut;
+use jiff::tz::TimeZone;
+
+use crate::time::{Timestamp, WallOffset};
+
+use super::columns::{Cell, Column, Columns};
+use super::{Terminal, text};
+
+/// A table under way.
+#[derive(Debug)]
+pub(super) struct Page<const N: usize> {
+    columns: Columns<N>,
+    zone: TimeZone,
+    /// Lines of the terminal; `None`: none, so the header is written once.
+    height: Option<u16>,
+    /// Lines since the header.
+    lines: u16,
+    /// Room for one line.
+    line: String,
+}
+
+impl<const N: usize> Page<N> {
+    pub fn new(columns: [Column; N], terminal: Terminal) -> Self {
+        Self {
+            columns: Columns::new(columns, terminal.width, terminal.color),
+            zone: terminal.zone,
+            height: terminal.height,
+            lines: 0,
+            line: String::new(),
+        }
+    }
+
+    pub fn resize(&mut self, width: Option<u16>, height: Option<u16>) {
+        self.columns.resize(width);
+        self.height = height;
+    }
+
+    /// `at` as the first column shows it.
+    pub fn time(&self, at: Option<Timestamp>, wall: WallOffset) -> String {
+        at.map_or_else(
+            || "?".to_owned(),
+            |at| text::time_of_day(at, wall, &self.zone),
+        )
+    }
+
+    /// Writes the titles; the first is the time's, with the zone's name.
+    pub fn header(&mut self, at: Timestamp, wall: WallOffset, out: &mut BytesMut) {
+        let first = format!("TIME {}", text::zone_name(at, wall, &self.zone));
+        self.columns.header(&first, &mut self.line);
+        self.lines = 0;
+        out.extend_from_slice(self.line.as_bytes());
+    }
+
+    /// Writes a row, and the titles before it where they have left the screen or have moved.
+    pub fn row(
+        &mut self,
+        cells: &[Cell; N],
+        at: Option<Timestamp>,
+        wall: WallOffset,
+        out: &mut BytesMut,
+    ) {
+        let moved = self.columns.make_room(cells);
+        let left = |height: u16| self.lines >= height.saturating_sub(2).max(1);
+        if self.height.is_some_and(|height| moved || left(height)) {
+            self.header(at.unwrap_or_default(), wall, out);
+        }
+        self.columns.line(cells, &mut self.line);
+        self.lines = self.lines.saturating_add(1);
+        out.extend_from_slice(self.line.as_bytes());
+    }
+
+    /// Writes a line that is no row.
+    pub fn remark(&mut self, text: &str, style: Style, out: &mut BytesMut) {
+        self.columns.remark(text, style, &mut self.line);
+        self.lines = self.lines.saturating_add(1);
+        out.extend_from_slice(self.line.as_bytes());
+    }
+}

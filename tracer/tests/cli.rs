@@ -1,0 +1,221 @@
+//! The command line: help, manual pages, completions, and what it takes and refuses.
+
+use std::process::Command as Process;
+use std::time::Duration;
+
+use clap::{ColorChoice, CommandFactory, Parser};
+use clap_complete::Shell;
+use tracer::cli::{self, CheckArgs, Cli, Command, WatchArgs};
+use tracer::config::{CheckConfig, WatchConfig};
+use tracer::output::Format;
+use tracer::record::CloseKind;
+
+fn parse(words: &str) -> Result<Command, clap::Error> {
+    let words = ["tracer"].into_iter().chain(words.split_whitespace());
+    Ok(Cli::try_parse_from(words)?.command)
+}
+
+fn watch(words: &str) -> WatchArgs {
+    match parse(&format!("watch {words}")).unwrap() {
+        Command::Watch(args) => args,
+        command => panic!("not a watch: {command:?}"),
+    }
+}
+
+fn check(words: &str) -> CheckArgs {
+    match parse(&format!("check {words}")).unwrap() {
+        Command::Check(args) => args,
+        command => panic!("not a check: {command:?}"),
+    }
+}
+
+fn help(command: &str) -> String {
+    let mut root = Cli::command().term_width(100);
+    root.build();
+    let command = match command {
+        "tracer" => &mut root,
+        name => root.find_subcommand_mut(name).unwrap(),
+    };
+    command.render_long_help().to_string()
+}
+
+fn man(command: Option<&str>) -> String {
+    let mut page = Vec::new();
+    cli::man(command, &mut page).unwrap();
+    String::from_utf8(page).unwrap()
+}
+
+#[test]
+fn the_definition_is_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn the_help_of_tracer() {
+    insta::assert_snapshot!(help("tracer"));
+}
+
+#[test]
+fn the_help_of_watch() {
+    insta::assert_snapshot!(help("watch"));
+}
+
+#[test]
+fn the_help_of_check() {
+    insta::assert_snapshot!(help("check"));
+}
+
+#[test]
+fn the_manual_page_of_tracer() {
+    insta::assert_snapshot!(man(None));
+}
+
+#[test]
+fn the_manual_page_of_watch() {
+    insta::assert_snapshot!(man(Some("watch")));
+}
+
+#[test]
+fn there_is_no_manual_page_of_what_is_no_command() {
+    let error = cli::man(Some("fly"), &mut Vec::new()).unwrap_err();
+    assert_eq!(error.to_string(), "there is no command \"fly\"");
+}
+
+#[test]
+fn every_shell_completes_the_kinds() {
+    for shell in [Shell::Bash, Shell::Fish, Shell::Zsh] {
+        let mut script = Vec::new();
+        cli::completions(shell, &mut script);
+        let script = String::from_utf8(script).unwrap();
+        for kind in CloseKind::ALL {
+            assert!(script.contains(kind.name()), "{shell}: {kind}");
+        }
+    }
+}
+
+#[test]
+fn every_flag_has_an_environment_variable() {
+    let mut root = Cli::command();
+    root.build();
+    for command in ["watch", "check"] {
+        let command = root.find_subcommand(command).unwrap();
+        for flag in command.get_arguments().filter_map(|argument| {
+            let long = argument.get_long().filter(|long| *long != "help")?;
+            Some((long, argument.get_env()))
+        }) {
+            let expected = format!("TRACER_{}", flag.0.to_uppercase());
+            assert_eq!(flag.1.unwrap().to_str(), Some(&*expected));
+        }
+    }
+}
+
+#[test]
+fn watch_without_flags() {
+    let config = WatchConfig::try_from(watch("")).unwrap();
+    assert!(config.filter.is_empty());
+    assert_eq!(config.format, Format::Table);
+    assert!(!config.transitions);
+    assert_eq!(config.duration, None);
+    assert_eq!(config.buffer.bytes(), 16 << 20);
+    assert_eq!(config.color, ColorChoice::Auto);
+}
+
+#[test]
+fn watch_with_all_flags() {
+    let words = "--transitions --json --duration 1h30m --buffer 512KiB --color never \
+                 --port 80,443 --local ::1 --peer 10.0.0.0/8 --netns 4026531840 --comm nginx \
+                 --kind reset_sent,timed_out";
+    let config = WatchConfig::try_from(watch(words)).unwrap();
+    assert_eq!(config.format, Format::Json);
+    assert!(config.transitions);
+    assert_eq!(config.duration, Some(Duration::from_secs(5_400)));
+    assert_eq!(config.buffer.bytes(), 512 << 10);
+    assert_eq!(config.color, ColorChoice::Never);
+    assert_eq!(config.filter.ports, [80, 443]);
+    assert_eq!(config.filter.netns, [4_026_531_840]);
+    assert_eq!(
+        config.filter.kinds,
+        [CloseKind::ResetSent, CloseKind::TimedOut]
+    );
+}
+
+#[test]
+fn check_measures_for_a_time_only_where_the_cost_is_asked_for() {
+    let cost = |words| CheckConfig::from(check(words)).cost;
+    assert_eq!(cost(""), None);
+    assert_eq!(cost("--duration 1s"), None);
+    assert_eq!(cost("--cost"), Some(Duration::from_secs(10)));
+    assert_eq!(
+        cost("--cost --duration 500ms"),
+        Some(Duration::from_millis(500))
+    );
+}
+
+#[test]
+fn a_wrong_command_line_is_told_in_one_line_and_exits_2() {
+    for (words, told) in [
+        ("watch --port 0", "invalid value '0' for '--port <N>'"),
+        (
+            "watch --port 80,http",
+            "invalid value 'http' for '--port <N>'",
+        ),
+        ("watch --local 10.0.0.0/33", "expected an address (10.0.0.9"),
+        ("watch --kind closed", "[possible values: active, passive,"),
+        (
+            "watch --duration 10",
+            "expected a length of time above 0 with its unit",
+        ),
+        ("watch --buffer 3MiB", "the nearest are 2.0 MiB and 4.0 MiB"),
+        (
+            "watch --buffer 64KiB",
+            "64.0 KiB is not between 256.0 KiB and 1.0 GiB",
+        ),
+        ("watch --colour always", "unexpected argument '--colour'"),
+        ("observe", "unrecognized subcommand 'observe'"),
+    ] {
+        let error = parse(words).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{words}");
+        let text = error.to_string();
+        assert!(text.contains(told), "{words}: {text}");
+    }
+}
+
+#[test]
+fn a_namespace_that_is_not_there_is_told_with_where_it_was_looked_for() {
+    let error = |words| WatchConfig::try_from(watch(words)).unwrap_err().to_string();
+    assert_eq!(
+        error("--netns no-such-namespace"),
+        "--netns no-such-namespace: no namespace of this name in /run/netns or /run/docker/netns; \
+         give its inode, or a path such as /proc/PID/ns/net"
+    );
+    assert_eq!(
+        error("--netns /proc/self/ns/pid"),
+        "--netns /proc/self/ns/pid: /proc/self/ns/pid is not a network namespace"
+    );
+}
+
+#[test]
+fn the_environment_stands_in_for_flags() {
+    // In a process of its own, since the environment is the whole process's.
+    const INNER: &str = "TRACER_TEST_INNER";
+    if std::env::var_os(INNER).is_none() {
+        let status = Process::new(std::env::current_exe().unwrap())
+            .args(["--exact", "the_environment_stands_in_for_flags"])
+            .env(INNER, "1")
+            .env("TRACER_JSON", "1")
+            .env("TRACER_TRANSITIONS", "no")
+            .env("TRACER_PORT", "80,443")
+            .env("TRACER_DURATION", "3s")
+            .output()
+            .unwrap();
+        assert!(status.status.success(), "{status:?}");
+        return;
+    }
+    let config = WatchConfig::try_from(watch("--port 8080")).unwrap();
+    assert_eq!(config.format, Format::Json);
+    assert!(!config.transitions);
+    assert_eq!(config.filter.ports, [8080]);
+    assert_eq!(config.duration, Some(Duration::from_secs(3)));
+    let config = WatchConfig::try_from(watch("")).unwrap();
+    assert_eq!(config.filter.ports, [80, 443]);
+}

@@ -1,0 +1,225 @@
+//! NDJSON: the fixed field names, and null for what was never seen.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use serde_json::{Value, json};
+use tracer::output::{Format, Loss, Summary, Terminal, Writer};
+use tracer::record::CloseKind;
+use tracer::stream::{Meta, ProbeReport, ProbeState};
+use tracer_common::event::Kind;
+
+use crate::samples::{self, WALL, at};
+use crate::tables::meta;
+
+fn lines(write: impl Fn(&mut Writer, &mut BytesMut)) -> Vec<String> {
+    let mut writer = Writer::new(Format::Json, Terminal::none(), true);
+    let mut out = BytesMut::new();
+    write(&mut writer, &mut out);
+    let text = std::str::from_utf8(&out).unwrap();
+    assert!(text.is_empty() || text.ends_with('\n'));
+    text.lines().map(str::to_owned).collect()
+}
+
+fn line(write: impl Fn(&mut Writer, &mut BytesMut)) -> Value {
+    let lines = lines(write);
+    assert_eq!(lines.len(), 1);
+    serde_json::from_str(&lines[0]).unwrap()
+}
+
+#[test]
+fn records_are_one_line_each() {
+    let lines = lines(|writer, out| {
+        let (verdict, end) = samples::active();
+        writer.close(&verdict, WALL, out);
+        writer.end(&end, WALL, out);
+        writer.end(&samples::reused().1, WALL, out);
+        writer.close(&samples::no_port(), WALL, out);
+        writer.close(&samples::evil(), WALL, out);
+    });
+    insta::assert_snapshot!(lines.join("\n"));
+}
+
+#[test]
+fn transitions_are_one_line_each() {
+    let lines = lines(|writer, out| {
+        for row in &samples::transitions()[..3] {
+            writer.transition(row, WALL, out);
+        }
+    });
+    insta::assert_snapshot!(lines.join("\n"));
+}
+
+#[test]
+fn transitions_are_written_where_asked_for_only() {
+    let mut writer = Writer::new(Format::Json, Terminal::none(), false);
+    let mut out = BytesMut::new();
+    writer.transition(&samples::transitions()[0], WALL, &mut out);
+    assert!(out.is_empty());
+}
+
+#[test]
+fn every_line_begins_with_its_type() {
+    let lines = lines(|writer, out| {
+        writer.meta(&meta(), at(0), WALL, out);
+        writer.transition(&samples::transitions()[0], WALL, out);
+        writer.close(&samples::evil(), WALL, out);
+        writer.end(&samples::evil(), WALL, out);
+        writer.loss(&Loss::default(), WALL, out);
+        writer.summary(&Summary::default(), out);
+    });
+    let types = ["meta", "transition", "close", "end", "loss", "summary"];
+    assert_eq!(lines.len(), types.len());
+    for (line, name) in lines.iter().zip(types) {
+        assert!(
+            line.starts_with(&format!("{{\"type\":\"{name}\",")),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn what_was_never_seen_is_null() {
+    let line = line(|writer, out| writer.close(&samples::evil(), WALL, out));
+    for field in [
+        "id",
+        "opened_at",
+        "ended_at",
+        "traffic",
+        "uid",
+        "cgroup_id",
+        "previous",
+    ] {
+        assert_eq!(line[field], Value::Null, "{field}");
+    }
+    assert_eq!(line["local"], json!({"address": null, "port": null}));
+    assert_eq!(line["complete"], json!(false));
+    assert_eq!(
+        line["incomplete_reasons"],
+        json!(["opening_not_seen", "transition_lost"])
+    );
+}
+
+#[test]
+fn a_name_survives_as_text() {
+    let line = line(|writer, out| writer.close(&samples::evil(), WALL, out));
+    let opener = &line["process"]["opener"];
+    assert_eq!(opener["comm"], json!("\u{1b}[31m\"<b>\u{fffd}"));
+    assert_eq!(opener["source"], json!("inferred"));
+}
+
+#[test]
+fn ids_keep_all_their_digits() {
+    let line = line(|writer, out| writer.end(&samples::reused().1, WALL, out));
+    assert_eq!(line["id"], json!("18446744073709551615"));
+    assert_eq!(
+        line["previous"],
+        json!({"id": "77", "generation": 0, "gap_ns": 1_100_000})
+    );
+}
+
+#[test]
+fn monotonic_ns_is_that_of_the_event_that_the_line_is_about() {
+    let (verdict, end) = samples::active();
+    let verdict = line(|writer, out| writer.close(&verdict, WALL, out));
+    let end = line(|writer, out| writer.end(&end, WALL, out));
+    assert_eq!(verdict["monotonic_ns"], json!(at(1_483).0));
+    assert_eq!(end["monotonic_ns"], json!(at(62_601).0));
+    assert_eq!(end["ended_at"], json!("2026-11-20T23:59:02.601456789Z"));
+}
+
+#[test]
+fn an_errno_is_symbolic() {
+    let errno = |number| {
+        let mut record = samples::evil();
+        record.close.errno = number;
+        let line = line(|writer, out| writer.close(&record, WALL, out));
+        line["close"]["errno"].clone()
+    };
+    assert_eq!(errno(Some(104)), json!("ECONNRESET"));
+    assert_eq!(errno(Some(111)), json!("ECONNREFUSED"));
+    assert_eq!(errno(Some(110)), json!("ETIMEDOUT"));
+    assert_eq!(errno(Some(999)), json!("E999"));
+    assert_eq!(errno(Some(0)), Value::Null);
+    assert_eq!(errno(None), Value::Null);
+}
+
+#[test]
+fn the_meta_line_names_each_probe_and_its_state() {
+    let meta = Meta {
+        probes: vec![
+            ProbeReport {
+                name: "state",
+                hook: "inet_sock_set_state",
+                state: ProbeState::Attached,
+                purpose: "everything",
+            },
+            ProbeReport {
+                name: "timer_start",
+                hook: "timer_start",
+                state: ProbeState::Refused("kptr_restrict is 2".to_owned()),
+                purpose: "the beginning of each TIME_WAIT",
+            },
+        ],
+        ..meta()
+    };
+    assert_eq!(
+        line(|writer, out| writer.meta(&meta, at(0), WALL, out)),
+        json!({
+            "type": "meta", "schema": 1, "version": env!("CARGO_PKG_VERSION"),
+            "host": "web-3", "boot_id": "6a3f", "kernel": "6.18.44", "hz": 250,
+            "started_at": "2026-11-20T23:58:00.000456789Z", "monotonic_ns": 800_000_456_789_u64,
+            "probes": [
+                {"name": "state", "hook": "inet_sock_set_state", "state": "attached",
+                 "reason": null, "purpose": "everything"},
+                {"name": "timer_start", "hook": "timer_start", "state": "refused",
+                 "reason": "kptr_restrict is 2", "purpose": "the beginning of each TIME_WAIT"},
+            ],
+        })
+    );
+}
+
+#[test]
+fn a_loss_says_when_how_many_which_and_where() {
+    let loss = Loss {
+        at: at(1_700),
+        count: 1_204,
+        by_kind: vec![(Kind::Transition, 900), (Kind::Close, 304)],
+        cpus: vec![0, 3],
+        missed: 12,
+    };
+    assert_eq!(
+        line(|writer, out| writer.loss(&loss, WALL, out)),
+        json!({
+            "type": "loss", "at": "2026-11-20T23:58:01.700456789Z", "monotonic_ns": at(1_700).0,
+            "count": 1204, "by_kind": {"transition": 900, "close": 304}, "cpus": [0, 3],
+            "missed": 12,
+        })
+    );
+}
+
+#[test]
+fn the_summary_is_the_account() {
+    let summary = Summary {
+        duration: Duration::from_millis(1_500),
+        opened: 1,
+        closed: 2,
+        closed_by_kind: vec![(CloseKind::TimedOut, 2)],
+        ended: 3,
+        time_waits_ended: 4,
+        open: 5,
+        in_time_wait: 6,
+        hits: 7,
+        received: 8,
+        ring_lost: 9,
+        missed: 10,
+    };
+    assert_eq!(
+        line(|writer, out| writer.summary(&summary, out)),
+        json!({
+            "type": "summary", "duration_ns": 1_500_000_000, "opened": 1, "closed": 2,
+            "closed_by_kind": {"timed_out": 2}, "ended": 3, "time_waits_ended": 4, "open": 5,
+            "in_time_wait": 6, "hits": 7, "received": 8, "ring_lost": 9, "missed": 10,
+        })
+    );
+}
