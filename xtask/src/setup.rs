@@ -1,0 +1,86 @@
+//! `cargo xtask setup`: what building and testing need, fetched and built under target/setup.
+//!
+//! Nothing that is already right is touched. What was made with another compiler is made again.
+
+mod apt;
+mod bpf_linker;
+mod deny;
+mod rust_src;
+mod stamp;
+mod tools;
+
+use std::{
+    fmt::Display,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+use rustix::fs::{FlockOperation, flock};
+
+use crate::{rustc::Rustc, workspace::Workspace};
+
+pub use self::{deny::deny, tools::tests};
+
+/// What `cargo xtask setup` is asked for.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Also what only the tests need: nginx and wrk
+    #[arg(long)]
+    tests: bool,
+}
+
+/// What builds the BPF object.
+pub struct Toolchain {
+    pub rustc: Rustc,
+    pub linker: PathBuf,
+    /// A sysroot of our own, where rust-src could not be laid into the compiler's.
+    pub sysroot: Option<PathBuf>,
+}
+
+/// Sets everything up and says that it is.
+pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
+    let toolchain = toolchain(workspace)?;
+    say(format_args!(
+        "ready to build for BPF with rustc {} and {}",
+        toolchain.rustc.release,
+        toolchain.linker.display()
+    ));
+    if args.tests {
+        tests(workspace)?;
+        say("ready to test");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What building the BPF object needs; silent when all of it is there already.
+pub fn toolchain(workspace: &Workspace) -> Result<Toolchain> {
+    let setup = workspace.setup();
+    let _lock = lock(&setup)?;
+    let rustc = Rustc::find()?;
+    let sysroot = rust_src::ensure(&setup, &rustc)?;
+    let linker = bpf_linker::ensure(&setup, &rustc, sysroot.as_deref())?;
+    Ok(Toolchain {
+        rustc,
+        linker,
+        sysroot,
+    })
+}
+
+/// Waits until no other set-up works in this directory.
+fn lock(setup: &Path) -> Result<File> {
+    fs::create_dir_all(setup).with_context(|| format!("failed to make {}", setup.display()))?;
+    let path = setup.join("lock");
+    let lock = File::create(&path).with_context(|| format!("failed to make {}", path.display()))?;
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        say("waiting for another set-up to end");
+        flock(&lock, FlockOperation::LockExclusive)
+            .with_context(|| format!("failed to lock {}", path.display()))?;
+    }
+    Ok(lock)
+}
+
+fn say(what: impl Display) {
+    eprintln!("setup: {what}");
+}
