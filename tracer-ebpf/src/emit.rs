@@ -52,21 +52,20 @@ pub fn emit<T: 'static>(kind: Kind, subject: Subject, fill: impl FnOnce(*mut T))
         return;
     };
     let record = entry.as_mut_ptr();
-    let header = Header {
-        kind: kind as u8,
-        family: subject.family,
-        len: size_of::<T>() as u16,
-        // SAFETY: the helper has no preconditions.
-        cpu: unsafe { bpf_get_smp_processor_id() } as u16,
-        flags: subject.flags,
-        seq: attempt as u32,
-        netns: subject.net.inode,
-        // SAFETY: the helper has no preconditions.
-        time_ns: unsafe { bpf_ktime_get_ns() },
-        netns_cookie: subject.net.cookie,
-    };
-    // SAFETY: every T begins with a Header, and the place is as large as T.
-    unsafe { record.cast::<Header>().write(header) };
+    let header = record.cast::<Header>();
+    // SAFETY: every T begins with a Header, and the place is as large as T; the helpers have no
+    // preconditions.
+    unsafe {
+        (*header).kind = kind as u8;
+        (*header).family = subject.family;
+        (*header).len = size_of::<T>() as u16;
+        (*header).cpu = bpf_get_smp_processor_id() as u16;
+        (*header).flags = subject.flags;
+        (*header).seq = attempt as u32;
+        (*header).netns = subject.net.inode;
+        (*header).time_ns = bpf_ktime_get_ns();
+        (*header).netns_cookie = subject.net.cookie;
+    }
     fill(record);
     entry.submit(if must_wake() { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }.into());
 }

@@ -140,38 +140,43 @@ fn emit_close<A: Addresses>(subject: Subject, change: Change, tcp: Tcp, addresse
         // SAFETY: the place is as large as the record.
         unsafe {
             fill_transition(addr_of_mut!((*record).transition), &change, addresses);
-            addr_of_mut!((*record).facts).write(close_facts(change.sock, tcp));
+            fill_close_facts(addr_of_mut!((*record).facts), change.sock, tcp);
         }
     });
 }
 
-/// What KERNEL's decision order needs, and the totals.
+/// What tells why, and the totals. Field by field into the ring: a structure made on the stack
+/// would be copied there word by word.
+///
+/// # Safety
+/// `facts` points to a place of that size.
 #[inline(always)]
-fn close_facts(sock: Sock, tcp: Tcp) -> CloseFacts {
+unsafe fn fill_close_facts(facts: *mut CloseFacts, sock: Sock, tcp: Tcp) {
     let done = sock.load::<u64>(constant!(OFFSETS.flags)) & (1 << 1) != 0;
     let rcv_nxt: u32 = tcp.load(constant!(OFFSETS.rcv_nxt));
     let copied_seq: u32 = tcp.load(constant!(OFFSETS.copied_seq));
-    CloseFacts {
-        error: sock.load::<u32>(constant!(OFFSETS.error)) as u16,
-        soft_error: sock.load::<u32>(constant!(OFFSETS.soft_error)) as u16,
-        marks: close_marks(sock, tcp),
-        retransmits: tcp.load(constant!(OFFSETS.retransmits)),
-        probes_out: tcp.load(constant!(OFFSETS.probes_out)),
-        linger2: tcp.load(constant!(OFFSETS.linger2)),
-        user_timeout_ms: tcp.load(constant!(OFFSETS.user_timeout)),
-        unread: rcv_nxt.wrapping_sub(copied_seq).wrapping_sub(done.into()),
-        segs_out: tcp.load(constant!(OFFSETS.segs_out)),
-        segs_in: tcp.load(constant!(OFFSETS.segs_in)),
-        total_retransmits: tcp.load(constant!(OFFSETS.total_retrans)),
-        srtt_us: tcp.load::<u32>(constant!(OFFSETS.srtt)) >> 3,
+    // SAFETY: by the caller's promise.
+    unsafe {
+        (*facts).error = sock.load::<u32>(constant!(OFFSETS.error)) as u16;
+        (*facts).soft_error = sock.load::<u32>(constant!(OFFSETS.soft_error)) as u16;
+        (*facts).marks = close_marks(sock, tcp);
+        (*facts).retransmits = tcp.load(constant!(OFFSETS.retransmits));
+        (*facts).probes_out = tcp.load(constant!(OFFSETS.probes_out));
+        (*facts).linger2 = tcp.load(constant!(OFFSETS.linger2));
+        (*facts).user_timeout_ms = tcp.load(constant!(OFFSETS.user_timeout));
+        (*facts).unread = rcv_nxt.wrapping_sub(copied_seq).wrapping_sub(done.into());
+        (*facts).segs_out = tcp.load(constant!(OFFSETS.segs_out));
+        (*facts).segs_in = tcp.load(constant!(OFFSETS.segs_in));
+        (*facts).total_retransmits = tcp.load(constant!(OFFSETS.total_retrans));
+        (*facts).srtt_us = tcp.load::<u32>(constant!(OFFSETS.srtt)) >> 3;
         // struct minmax begins with its best sample: a time, then the value.
-        min_rtt_us: tcp.load(constant!(OFFSETS.rtt_min) + 4),
-        bytes_sent: tcp.load(constant!(OFFSETS.bytes_sent)),
-        bytes_received: tcp.load(constant!(OFFSETS.bytes_received)),
-        cgroup: cgroup(sock),
-        uid: sock.load(constant!(OFFSETS.uid)),
-        shutdown: sock.load(constant!(OFFSETS.shutdown)),
-        padding: [0; 3],
+        (*facts).min_rtt_us = tcp.load(constant!(OFFSETS.rtt_min) + 4);
+        (*facts).bytes_sent = tcp.load(constant!(OFFSETS.bytes_sent));
+        (*facts).bytes_received = tcp.load(constant!(OFFSETS.bytes_received));
+        (*facts).cgroup = cgroup(sock);
+        (*facts).uid = sock.load(constant!(OFFSETS.uid));
+        (*facts).shutdown = sock.load(constant!(OFFSETS.shutdown));
+        (*facts).padding = [0; 3];
     }
 }
 

@@ -50,12 +50,19 @@ pub async fn watch(config: WatchConfig) -> anyhow::Result<Summary> {
     session.finish(&mut signals).await
 }
 
-/// A probe that is refused costs something: says what, before the first line.
+/// What refused probes cost, a line for each reason, before the first line of output.
 fn tell_what_is_lost(probes: &Probes) {
+    let mut by_reason: Vec<(&str, Vec<&str>)> = Vec::new();
     for probe in probes.reports() {
         if let ProbeState::Refused(reason) = &probe.state {
-            tracing::warn!("not seen: {} ({}: {reason})", probe.purpose, probe.name);
+            match by_reason.iter_mut().find(|(known, _)| known == reason) {
+                Some((_, purposes)) => purposes.push(probe.purpose),
+                None => by_reason.push((reason, vec![probe.purpose])),
+            }
         }
+    }
+    for (reason, purposes) in by_reason {
+        tracing::warn!("not seen: {} ({reason})", purposes.join("; "));
     }
 }
 
