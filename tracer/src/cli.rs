@@ -75,6 +75,8 @@ pub struct WatchArgs {
     )]
     pub buffer: BufferSize,
     /// When to colour the table.
+    ///
+    /// auto: on a terminal, unless NO_COLOR is set.
     #[arg(
         long,
         value_name = "WHEN",

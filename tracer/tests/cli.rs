@@ -1,5 +1,7 @@
 //! The command line: help, manual pages, completions, and what it takes and refuses.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::process::Command as Process;
 use std::time::Duration;
 
@@ -36,7 +38,11 @@ fn help(command: &str) -> String {
         "tracer" => &mut root,
         name => root.find_subcommand_mut(name).unwrap(),
     };
-    command.render_long_help().to_string()
+    // What the variables hold is the host's, not the help's.
+    let command = command
+        .clone()
+        .mut_args(|argument| argument.hide_env_values(true));
+    command.term_width(100).render_long_help().to_string()
 }
 
 fn man(command: Option<&str>) -> String {

@@ -19,6 +19,7 @@ pub(super) struct Column {
     most: usize,
     is_right_aligned: bool,
     is_cut_in_the_middle: bool,
+    is_whole: bool,
 }
 
 impl Column {
@@ -32,12 +33,21 @@ impl Column {
             most,
             is_right_aligned: false,
             is_cut_in_the_middle: false,
+            is_whole: false,
         }
     }
 
     pub const fn to_the_right(self) -> Self {
         Self {
             is_right_aligned: true,
+            ..self
+        }
+    }
+
+    /// It has one of its widths, none between.
+    pub const fn whole(self) -> Self {
+        Self {
+            is_whole: true,
             ..self
         }
     }
@@ -111,22 +121,37 @@ impl<const N: usize> Columns<N> {
         self.fit();
     }
 
+    /// Width that the column `index` has now; 0: it went.
+    pub fn width(&self, index: usize) -> usize {
+        self.widths[index].unwrap_or(0)
+    }
+
     /// Makes room for `cells`; whether a column has another width now.
     pub fn make_room(&mut self, cells: &[Cell; N]) -> bool {
-        // In steps, so that a column does not move with each address that is a digit longer.
-        const STEP: usize = 6;
+        // In steps, so that columns do not move with each address that is a digit longer.
+        const STEP: usize = 13;
 
         let before = self.widths;
         let mut grown = false;
-        for (index, (cell, column)) in cells.iter().zip(&self.columns).enumerate() {
-            let spans = cells.get(index + 1).is_some_and(|next| next.text.is_none());
-            let Some(text) = cell.text.as_deref().filter(|_| !spans) else {
+        for index in 0..N {
+            let Some(text) = &cells[index].text else {
                 continue;
             };
-            let needed = width(text);
-            if needed > self.wanted[index] && self.wanted[index] < column.most {
-                let steps = (needed - column.usual).div_ceil(STEP);
-                self.wanted[index] = (column.usual + steps * STEP).min(column.most);
+            // Of the columns that a cell reaches over, the one that can grow most does.
+            let reach = index..index + reach(cells, index);
+            let others = |grows: usize| -> usize {
+                let others = reach.clone().filter(|other| *other != grows);
+                others.map(|other| self.wanted[other] + Self::GAP).sum()
+            };
+            let most = |other: &usize| self.columns[*other].most;
+            let Some(grows) = reach.clone().max_by_key(most) else {
+                continue;
+            };
+            let needed = width(text).saturating_sub(others(grows));
+            let Column { usual, most, .. } = self.columns[grows];
+            if needed > self.wanted[grows] && self.wanted[grows] < most {
+                let steps = (needed - usual).div_ceil(STEP);
+                self.wanted[grows] = (usual + steps * STEP).min(most);
                 grown = true;
             }
         }
@@ -142,10 +167,7 @@ impl<const N: usize> Columns<N> {
         let mut spaces = 0;
         for (index, (cell, column)) in cells.iter().zip(&self.columns).enumerate() {
             let Some(text) = &cell.text else { continue };
-            let span = 1 + cells[index + 1..]
-                .iter()
-                .take_while(|next| next.text.is_none())
-                .count();
+            let span = reach(cells, index);
             let shown = self.widths[index..index + span].iter().flatten();
             let (columns, room) = shown.fold((0, 0), |(n, sum), width| (n + 1, sum + width));
             if columns == 0 {
@@ -223,20 +245,31 @@ impl<const N: usize> Columns<N> {
         self.grow(self.wanted, room);
     }
 
-    /// Gives the room that is left to the columns, one by one in turn.
+    /// Gives the room that is left to the columns, one by one in turn; last to those that take all
+    /// that they want or nothing.
     fn grow(&mut self, goals: [usize; N], room: usize) {
         let mut spare = room.saturating_sub(self.taken());
+        let shown = self.widths.iter_mut().zip(&self.columns).zip(goals);
+        let (mut whole, mut others): (Vec<_>, Vec<_>) = shown
+            .filter_map(|((width, column), goal)| Some((column.is_whole, width.as_mut()?, goal)))
+            .partition(|(is_whole, ..)| *is_whole);
         loop {
-            let mut grew = false;
-            for (width, goal) in self.widths.iter_mut().zip(goals) {
-                if let Some(width) = width.as_mut().filter(|width| spare > 0 && **width < goal) {
-                    *width += 1;
+            let before = spare;
+            for (_, width, goal) in &mut others {
+                if **width < *goal && spare > 0 {
+                    **width += 1;
                     spare -= 1;
-                    grew = true;
                 }
             }
-            if !grew {
-                return;
+            if spare == before {
+                break;
+            }
+        }
+        for (_, width, goal) in &mut whole {
+            let needed = goal.saturating_sub(**width);
+            if needed <= spare {
+                **width += needed;
+                spare -= needed;
             }
         }
     }
@@ -245,4 +278,12 @@ impl<const N: usize> Columns<N> {
         let shown = self.widths.iter().flatten();
         shown.clone().sum::<usize>() + shown.count().saturating_sub(1) * Self::GAP
     }
+}
+
+/// Columns that the cell at `index` reaches over, its own included.
+fn reach<const N: usize>(cells: &[Cell; N], index: usize) -> usize {
+    let joined = cells[index + 1..]
+        .iter()
+        .take_while(|next| next.text.is_none());
+    1 + joined.count()
 }

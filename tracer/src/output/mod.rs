@@ -199,8 +199,11 @@ pub struct Loss {
 }
 
 impl fmt::Display for Loss {
-    /// `1,204 events lost (900 transition, 304 close) on CPU 0, 3; 12 missed`.
+    /// `1,204 events lost (900 transition, 304 close) on CPU 0, 3; 12 missed`; `12 events missed`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.count == 0 {
+            return write!(f, "{} events missed", text::count(self.missed));
+        }
         write!(f, "{} events lost", text::count(self.count))?;
         write_parts(
             f,

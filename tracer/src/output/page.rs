@@ -9,6 +9,12 @@ use crate::time::{Timestamp, WallOffset};
 use super::columns::{Cell, Column, Columns};
 use super::{Terminal, text};
 
+/// Width of a time of day without milliseconds, which go first in a narrow terminal.
+pub(super) const SECONDS: usize = 8;
+
+/// Width of a time of day.
+pub(super) const MILLISECONDS: usize = 12;
+
 /// A table under way.
 #[derive(Debug)]
 pub(super) struct Page<const N: usize> {
@@ -40,15 +46,23 @@ impl<const N: usize> Page<N> {
 
     /// `at` as the first column shows it.
     pub fn time(&self, at: Option<Timestamp>, wall: WallOffset) -> String {
-        at.map_or_else(
-            || "?".to_owned(),
-            |at| text::time_of_day(at, wall, &self.zone),
-        )
+        let Some(at) = at else {
+            return "?".to_owned();
+        };
+        let mut time = text::time_of_day(at, wall, &self.zone);
+        if self.columns.width(0) < time.len() {
+            time.truncate(SECONDS);
+        }
+        time
     }
 
     /// Writes the titles; the first is the time's, with the zone's name.
     pub fn header(&mut self, at: Timestamp, wall: WallOffset, out: &mut BytesMut) {
-        let first = format!("TIME {}", text::zone_name(at, wall, &self.zone));
+        let zone = text::zone_name(at, wall, &self.zone);
+        let first = match format!("TIME {zone}") {
+            first if first.len() <= self.columns.width(0) => first,
+            _ => zone,
+        };
         self.columns.header(&first, &mut self.line);
         self.lines = 0;
         out.extend_from_slice(self.line.as_bytes());

@@ -10,20 +10,20 @@ use crate::record::Record;
 use crate::time::{Timestamp, WallOffset};
 
 use super::columns::{Cell, Column};
-use super::page::Page;
+use super::page::{MILLISECONDS, Page, SECONDS};
 use super::{Loss, Terminal, words};
 
 const COLUMNS: [Column; 10] = [
-    Column::new("TIME", 7, [12, 12, 12]),
-    Column::new("WHO", 3, [8, 14, 23]),
-    Column::new("LOCAL", 4, [11, 20, 47]).cut_in_the_middle(),
+    Column::new("TIME", 7, [SECONDS, MILLISECONDS, MILLISECONDS]).whole(),
+    Column::new("WHO", 3, [8, 13, 23]).cut_in_the_middle(),
+    Column::new("LOCAL", 4, [14, 21, 47]).cut_in_the_middle(),
     Column::new("", 5, [1, 1, 1]),
-    Column::new("PEER", 6, [11, 20, 47]).cut_in_the_middle(),
+    Column::new("PEER", 6, [14, 21, 47]).cut_in_the_middle(),
     Column::new("ROLE", 1, [6, 6, 6]),
     Column::new("BY", 8, [5, 5, 5]),
-    Column::new("HOW", 10, [9, 17, 32]),
+    Column::new("HOW", 10, [13, 17, 36]),
     Column::new("AGE", 2, [6, 6, 6]).to_the_right(),
-    Column::new("TIME_WAIT", 9, [9, 10, 10]).to_the_right(),
+    Column::new("TIME_WAIT", 9, [9, 9, 9]).to_the_right(),
 ];
 
 /// The table of closes.
@@ -49,7 +49,7 @@ impl Table {
 
     pub fn close(&mut self, record: &Record, wall: WallOffset, out: &mut BytesMut) {
         let at = record.closed_at;
-        let (how, style) = words::how(&record.close);
+        let (how, style) = words::how(record);
         let by = words::by(record.close.initiator);
         let mut cells = self.cells(record, at, wall);
         cells[6] = Cell::new(by).style(style);

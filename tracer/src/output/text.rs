@@ -16,7 +16,9 @@ pub(super) fn duration(nanoseconds: u64) -> String {
     const SECOND: u64 = 1_000 * MILLISECOND;
 
     let seconds = nanoseconds / SECOND;
-    if nanoseconds < MICROSECOND {
+    if nanoseconds == 0 {
+        "0s".to_owned()
+    } else if nanoseconds < MICROSECOND {
         format!("{nanoseconds}ns")
     } else if nanoseconds < MILLISECOND {
         format!("{}µs", nanoseconds / MICROSECOND)
@@ -112,20 +114,21 @@ pub(super) fn cut_end(text: &str, room: usize) -> String {
     }
 }
 
-/// `text` in at most `room` columns, an ellipsis in place of its middle. Of an endpoint the port
-/// and the address's last digits are what tells it from others, so the tail gets two thirds.
+/// `text` in at most `room` columns, an ellipsis in place of its middle. What tells it from others
+/// stays: of `name/number` the number, of an endpoint the port and the address's last digits.
 pub(super) fn cut_middle(text: &str, room: usize) -> String {
     if width(text) <= room {
         return text.to_owned();
     }
-    match room {
-        0 => String::new(),
-        _ => format!(
-            "{}…{}",
-            head(text, (room - 1) / 3),
-            tail(text, room - 1 - (room - 1) / 3)
-        ),
-    }
+    let Some(kept) = room.checked_sub(1) else {
+        return String::new();
+    };
+    let tail_room = match text.rfind('/') {
+        Some(number) => width(&text[number..]).min(kept),
+        None => kept - kept / 3,
+    };
+    let (head, tail) = (head(text, kept - tail_room), tail(text, tail_room));
+    format!("{head}…{tail}")
 }
 
 fn head(text: &str, room: usize) -> &str {
@@ -156,7 +159,8 @@ mod tests {
     #[test]
     fn durations_take_the_unit_that_tells_most_and_never_more_than_six_columns() {
         let shown = |nanoseconds| duration(nanoseconds);
-        assert_eq!(shown(0), "0ns");
+        assert_eq!(shown(0), "0s");
+        assert_eq!(shown(999), "999ns");
         assert_eq!(shown(324_999), "324µs");
         assert_eq!(shown(1_590_000), "1.5ms");
         assert_eq!(shown(158_000_000), "158ms");
@@ -194,6 +198,8 @@ mod tests {
     fn cutting_keeps_the_port_and_the_room() {
         let endpoint = "[2001:db8:85a3::8a2e:370:7334]:40112";
         assert_eq!(cut_middle(endpoint, 20), "[2001:…0:7334]:40112");
+        assert_eq!(cut_middle("nginx/2731", 9), "ngi…/2731");
+        assert_eq!(cut_middle("nginx/2731", 4), "…731");
         for room in 0..40 {
             assert_eq!(width(&cut_middle(endpoint, room)), room.min(36));
             assert_eq!(width(&cut_end(endpoint, room)), room.min(36));

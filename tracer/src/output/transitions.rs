@@ -1,29 +1,29 @@
 //! Every state change as a row, in the columns of tcpstates.
 
-use bytes::BytesMut;
-
-use anstyle::{AnsiColor, Style};
 use std::net::IpAddr;
+
+use anstyle::AnsiColor;
+use bytes::BytesMut;
 
 use crate::record::TransitionRow;
 use crate::time::{Timestamp, WallOffset};
 
 use super::columns::{Cell, Column};
-use super::page::Page;
+use super::page::{MILLISECONDS, Page, SECONDS};
 use super::{Loss, Terminal, text};
 
 const COLUMNS: [Column; 11] = [
-    Column::new("TIME", 8, [12, 12, 12]),
+    Column::new("TIME", 8, [SECONDS, MILLISECONDS, MILLISECONDS]).whole(),
     Column::new("PID", 2, [7, 7, 7]),
     Column::new("COMM", 1, [8, 14, 15]),
-    Column::new("LADDR", 3, [11, 15, 39]).cut_in_the_middle(),
+    Column::new("LADDR", 3, [10, 15, 39]).cut_in_the_middle(),
     Column::new("LPORT", 4, [5, 5, 5]).to_the_right(),
     Column::new("RADDR", 5, [11, 15, 39]).cut_in_the_middle(),
     Column::new("RPORT", 6, [5, 5, 5]).to_the_right(),
     Column::new("OLDSTATE", 9, [11, 11, 11]),
     Column::new("->", 9, [2, 2, 2]),
     Column::new("NEWSTATE", 10, [11, 11, 11]),
-    Column::new("MS", 7, [8, 11, 14]).to_the_right(),
+    Column::new("MS", 7, [9, 11, 14]).to_the_right(),
 ];
 
 /// The table of transitions.
@@ -72,7 +72,7 @@ impl Transitions {
 
     pub fn loss(&mut self, loss: &Loss, wall: WallOffset, out: &mut BytesMut) {
         let text = format!("{} ! {loss}", self.page.time(Some(loss.at), wall));
-        let style: Style = AnsiColor::Red.on_default().bold();
+        let style = AnsiColor::Red.on_default().bold();
         self.page.remark(&text, style, out);
     }
 }

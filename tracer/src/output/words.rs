@@ -4,7 +4,7 @@ use anstyle::{AnsiColor, Style};
 
 use crate::record::{
     Close, CloseCause as Cause, CloseKind as Kind, EntryPrecision, FinWait2, FinWait2Exit,
-    Initiator, Process, Record, Role, TimeWait, TimeWaitExit,
+    Incomplete, Initiator, Process, Record, Role, TimeWait, TimeWaitExit,
 };
 
 use super::text::{count, duration, name};
@@ -49,8 +49,17 @@ pub(super) const fn by(initiator: Initiator) -> &'static str {
     }
 }
 
-/// How it closed, and a colour that says no more than the words.
-pub(super) fn how(close: &Close) -> (String, Style) {
+/// How it closed, and a colour that says no more than the words. A `?` after it: events were lost.
+pub(super) fn how(record: &Record) -> (String, Style) {
+    let mut text = cause(&record.close);
+    let is_doubtful = record.incomplete.contains(&Incomplete::TransitionLost);
+    if is_doubtful && record.close.kind != Kind::Unknown {
+        text.push('?');
+    }
+    (text, color(record.close.kind))
+}
+
+fn cause(close: &Close) -> String {
     let known = match (close.kind, close.cause) {
         (Kind::Active | Kind::Passive | Kind::Simultaneous, Some(Cause::Fin)) => Some("FIN"),
         (Kind::ResetReceived, Some(Cause::PeerReset)) => Some("RST"),
@@ -83,14 +92,13 @@ pub(super) fn how(close: &Close) -> (String, Style) {
         (Kind::ListenerClosed, _) => Some("listener closed"),
         _ => None,
     };
-    let text = known.map_or_else(
+    known.map_or_else(
         || match close.cause {
             Some(cause) => format!("{}: {cause}", close.kind),
             None => close.kind.name().to_owned(),
         },
         str::to_owned,
-    );
-    (text, color(close.kind))
+    )
 }
 
 fn color(kind: Kind) -> Style {
@@ -125,11 +133,17 @@ fn minisocket_fin_wait2(record: &Record) -> Option<&FinWait2> {
 
 /// The TIME_WAIT column: what is running, or what was measured.
 pub(super) fn time_wait(record: &Record) -> String {
+    // An orderly close that we began ends in TIME_WAIT, whether or not we can see it.
+    let is_due = matches!(record.close.kind, Kind::Active | Kind::Simultaneous);
+    let is_hidden = [Incomplete::TimerProbeMissing, Incomplete::EndNotSeen]
+        .iter()
+        .any(|reason| record.incomplete.contains(reason));
     match (&record.time_wait, minisocket_fin_wait2(record)) {
         (Some(wait), _) if wait.exit.is_some() => measured(wait),
         (Some(wait), _) => format!("{}s…", wait.nominal_ns / 1_000_000_000),
-        (None, Some(wait)) if wait.exit.is_none() => "FIN_WAIT2…".to_owned(),
+        (None, Some(wait)) if wait.exit.is_none() => "FIN_WAIT2".to_owned(),
         (None, _) if record.time_wait_skipped.is_some() => "overflow".to_owned(),
+        (None, _) if is_due && is_hidden => "?".to_owned(),
         (None, _) => "-".to_owned(),
     }
 }

@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use jiff::tz::TimeZone;
 use tracer::output::{Format, Loss, Summary, Terminal, Writer};
-use tracer::record::CloseKind;
+use tracer::record::{CloseKind, Incomplete};
 use tracer::stream::Meta;
 use tracer_common::event::Kind;
 use unicode_width::UnicodeWidthStr;
@@ -139,6 +139,31 @@ fn colour_adds_nothing_but_colour() {
 fn no_colour_unless_told() {
     assert!(!closes(terminal(120)).contains('\u{1b}'));
     assert!(!closes(Terminal::none()).contains('\u{1b}'));
+}
+
+#[test]
+fn what_cannot_be_seen_is_not_denied() {
+    let row = |incomplete: &[Incomplete]| {
+        let (mut record, _) = samples::active();
+        record.fin_wait2 = None;
+        record.incomplete = incomplete.to_vec();
+        let mut out = BytesMut::new();
+        Writer::new(Format::Table, Terminal::none(), false).close(&record, WALL, &mut out);
+        text(&out)
+            .split_whitespace()
+            .skip(6)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(row(&[]), ["local", "FIN", "483ms", "-"]);
+    assert_eq!(
+        row(&[Incomplete::TimerProbeMissing]),
+        ["local", "FIN", "483ms", "?"]
+    );
+    assert_eq!(
+        row(&[Incomplete::TransitionLost]),
+        ["local", "FIN?", "483ms", "-"]
+    );
 }
 
 #[test]
