@@ -1,5 +1,6 @@
 //! The one loop: ring, clock and signals in, stdout out.
 
+use std::io::{self, Write as _};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -22,11 +23,12 @@ use crate::{clock, object};
 /// How often the accounts and the wall's clock are read.
 const ACCOUNTS: Duration = Duration::from_secs(1);
 
-/// `tracer watch`: traces until the time is over, a signal comes, or nobody reads any more.
+/// `tracer watch`: traces until the time is over, a signal comes, or nobody reads any more, which
+/// gives no summary.
 ///
 /// # Errors
 /// Where nothing can be traced, or stdout cannot be written.
-pub async fn watch(config: WatchConfig) -> anyhow::Result<Summary> {
+pub async fn watch(config: WatchConfig) -> anyhow::Result<Option<Summary>> {
     let mut signals = Signals::new().context("failed to listen for signals")?;
     let settings = Settings::new(object::object(), config.buffer.bytes());
     let (probes, ring) = Probes::attach(&settings)?;
@@ -35,7 +37,11 @@ pub async fn watch(config: WatchConfig) -> anyhow::Result<Summary> {
     let sink = Sink::stdout().context("failed to start writing stdout")?;
     let started = clock::monotonic();
     let mut out = BytesMut::new();
-    let writer = Writer::new(config.format, Terminal::stdout(config.color), config.transitions);
+    let writer = Writer::new(
+        config.format,
+        Terminal::stdout(config.color),
+        config.transitions,
+    );
     let pipeline = Pipeline::new(
         &host::meta(probes.reports()),
         started,
@@ -45,9 +51,23 @@ pub async fn watch(config: WatchConfig) -> anyhow::Result<Summary> {
         config.transitions,
         &mut out,
     );
-    let mut session = Session { probes, reader, pipeline, sink, out };
-    session.run(&mut signals, config.duration.map(|duration| started + duration)).await?;
-    session.finish(&mut signals).await
+    let mut session = Session {
+        probes,
+        reader,
+        pipeline,
+        sink,
+        out,
+    };
+    let end = config.duration.map(|duration| started + duration);
+    if session.run(&mut signals, end).await? == Stopped::Unread {
+        session
+            .sink
+            .finish()
+            .await
+            .context("failed to write stdout")?;
+        return Ok(None);
+    }
+    session.finish(&mut signals).await.map(Some)
 }
 
 /// What refused probes cost, a line for each reason, before the first line of output.
@@ -62,8 +82,22 @@ fn tell_what_is_lost(probes: &Probes) {
         }
     }
     for (reason, purposes) in by_reason {
-        tracing::warn!("not seen: {} ({reason})", purposes.join("; "));
+        // Stderr may be closed; that is no reason not to trace.
+        let _ = writeln!(
+            io::stderr(),
+            "tracer: not seen: {}: {reason}",
+            purposes.join("; ")
+        );
     }
+}
+
+/// Why the loop has ended.
+#[derive(PartialEq, Eq)]
+enum Stopped {
+    /// The time is over, or a signal came.
+    Asked,
+    /// Stdout takes no more.
+    Unread,
 }
 
 struct Session {
@@ -75,7 +109,11 @@ struct Session {
 }
 
 impl Session {
-    async fn run(&mut self, signals: &mut Signals, end: Option<Timestamp>) -> anyhow::Result<()> {
+    async fn run(
+        &mut self,
+        signals: &mut Signals,
+        end: Option<Timestamp>,
+    ) -> anyhow::Result<Stopped> {
         let mut accounts_due = clock::monotonic() + ACCOUNTS;
         loop {
             self.sink.send(&mut self.out).await;
@@ -84,10 +122,10 @@ impl Session {
             select! {
                 biased;
                 signal = signals.next() => match signal {
-                    Told::End => return Ok(()),
+                    Told::End => return Ok(Stopped::Asked),
                     Told::Resized => self.pipeline.resize(Terminal::stdout_size()),
                 },
-                () = self.sink.closed() => return Ok(()),
+                () = self.sink.closed() => return Ok(Stopped::Unread),
                 batch = self.reader.next_batch(Some(deadline)) => {
                     self.feed(batch.context("failed to read the ring buffer")?);
                 }
@@ -95,11 +133,12 @@ impl Session {
             let now = clock::monotonic();
             if now >= accounts_due {
                 accounts_due = now + ACCOUNTS;
-                self.pipeline.handle(&StreamRecord::Clock(clock::wall_offset()), &mut self.out);
+                self.pipeline
+                    .handle(&StreamRecord::Clock(clock::wall_offset()), &mut self.out);
                 self.read_accounts()?;
             }
             if end.is_some_and(|end| now >= end) {
-                return Ok(());
+                return Ok(Stopped::Asked);
             }
         }
     }
@@ -131,10 +170,15 @@ impl Session {
     }
 
     fn feed(&mut self, batch: Batch) {
-        let Batch { mut records, watermark } = batch;
+        let Batch {
+            mut records,
+            watermark,
+        } = batch;
         while let Some(event) = decode::next_event(&mut records) {
             match event {
-                Ok(event) => self.pipeline.handle(&StreamRecord::Event(event), &mut self.out),
+                Ok(event) => self
+                    .pipeline
+                    .handle(&StreamRecord::Event(event), &mut self.out),
                 Err(error) => {
                     self.pipeline.handle_undecodable();
                     tracing::error!("failed to decode a record of the ring buffer: {error}");
@@ -142,13 +186,18 @@ impl Session {
             }
         }
         if let Some(now) = watermark {
-            self.pipeline.handle(&StreamRecord::Watermark(now), &mut self.out);
+            self.pipeline
+                .handle(&StreamRecord::Watermark(now), &mut self.out);
         }
     }
 
     fn read_accounts(&mut self) -> anyhow::Result<()> {
-        let reading = self.probes.account().context("failed to read the accounts")?;
-        self.pipeline.handle(&StreamRecord::Account(reading), &mut self.out);
+        let reading = self
+            .probes
+            .account()
+            .context("failed to read the accounts")?;
+        self.pipeline
+            .handle(&StreamRecord::Account(reading), &mut self.out);
         Ok(())
     }
 }
@@ -161,7 +210,7 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Self> {
+    fn new() -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,

@@ -12,7 +12,7 @@ pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 #[derive(Debug, thiserror::Error)]
 pub enum BtfError {
     /// No BTF, or not readable as such.
-    #[error("failed to read the kernel's BTF from {path}: {source}")]
+    #[error("failed to read the kernel's BTF from {path}")]
     Read {
         /// The file.
         path: String,
@@ -43,7 +43,9 @@ pub enum BtfError {
         expected: u32,
     },
     /// A field of a minisocket lies too far from its start.
-    #[error("the kernel's {structure}.{path} lies at {offset}, beyond the {MINISOCKET_COPY} bytes copied")]
+    #[error(
+        "the kernel's {structure}.{path} lies at {offset}, beyond the {MINISOCKET_COPY} bytes copied"
+    )]
     TooFar {
         /// The structure.
         structure: &'static str,
@@ -98,7 +100,10 @@ impl KernelBtf {
         Btf::from_file_with_backend(path, btf_rs::Backend::Mmap)
             .or_else(|_| Btf::from_file(path))
             .map(|btf| Self { btf })
-            .map_err(|source| BtfError::Read { path: path.display().to_string(), source })
+            .map_err(|source| BtfError::Read {
+                path: path.display().to_string(),
+                source,
+            })
     }
 
     /// Resolves every field that the programs read.
@@ -122,11 +127,18 @@ impl KernelBtf {
             };
             let Some(place) = self.follow(members, field.path) else {
                 if field.required {
-                    return Err(BtfError::NoField { structure: field.structure, path: field.path });
+                    return Err(BtfError::NoField {
+                        structure: field.structure,
+                        path: field.path,
+                    });
                 }
                 continue;
             };
-            let size = if place.bitfield > 0 { 1 } else { self.size(place.type_id) };
+            let size = if place.bitfield > 0 {
+                1
+            } else {
+                self.size(place.type_id)
+            };
             if field.size > 0 && size != field.size {
                 return Err(BtfError::Size {
                     structure: field.structure,
@@ -158,9 +170,14 @@ impl KernelBtf {
     /// kernel has no such tracepoint.
     #[must_use]
     pub fn tracepoint_arguments(&self, name: &str) -> Option<usize> {
-        let types = self.btf.resolve_types_by_name(&format!("btf_trace_{name}")).ok()?;
+        let types = self
+            .btf
+            .resolve_types_by_name(&format!("btf_trace_{name}"))
+            .ok()?;
         types.into_iter().find_map(|found| {
-            let Type::Typedef(typedef) = found else { return None };
+            let Type::Typedef(typedef) = found else {
+                return None;
+            };
             let Ok(Type::Ptr(pointer)) = self.btf.resolve_chained_type(&typedef) else {
                 return None;
             };
@@ -230,9 +247,7 @@ impl KernelBtf {
             Some(Type::Ptr(_)) => 8,
             Some(Type::Enum(enumeration)) => enumeration.size(),
             Some(Type::Struct(inner) | Type::Union(inner)) => inner.size(),
-            Some(Type::Array(array)) => {
-                array.len() * self.size(array.get_type_id()) as usize
-            }
+            Some(Type::Array(array)) => array.len() * self.size(array.get_type_id()) as usize,
             _ => 0,
         };
         u32::try_from(bytes).unwrap_or(u32::MAX)
@@ -259,15 +274,27 @@ impl KernelBtf {
                 _ => None,
             })
             .ok_or(BtfError::NoStructure("sock_flags"))?;
-        let expected =
-            [("SOCK_DEAD", 0), ("SOCK_DONE", 1), ("SOCK_KEEPOPEN", 3), ("SOCK_LINGER", 4)];
+        let expected = [
+            ("SOCK_DEAD", 0),
+            ("SOCK_DONE", 1),
+            ("SOCK_KEEPOPEN", 3),
+            ("SOCK_LINGER", 4),
+        ];
         for (name, expected) in expected {
             let found = members
                 .iter()
-                .find(|member| self.btf.resolve_name(*member).is_ok_and(|label| label == name))
+                .find(|member| {
+                    self.btf
+                        .resolve_name(*member)
+                        .is_ok_and(|label| label == name)
+                })
                 .map(btf_rs::EnumMember::val);
             if found != Some(expected) {
-                return Err(BtfError::Enumerator { name, found, expected });
+                return Err(BtfError::Enumerator {
+                    name,
+                    found,
+                    expected,
+                });
             }
         }
         Ok(())
@@ -319,7 +346,9 @@ mod tests {
 
     #[test]
     fn a_file_that_is_no_btf_is_named_in_the_error() {
-        let error = KernelBtf::from_file(Path::new("/proc/self/status")).err().expect("an error");
+        let error = KernelBtf::from_file(Path::new("/proc/self/status"))
+            .err()
+            .expect("an error");
         assert!(error.to_string().contains("/proc/self/status"), "{error}");
     }
 }

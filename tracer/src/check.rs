@@ -22,9 +22,21 @@ const BUFFER: u32 = 16 << 20;
 /// What is needed, by its bit, and for what.
 const CAPABILITIES: [(u32, &str, &str); 4] = [
     (39, "CAP_BPF", "to load programs and maps"),
-    (38, "CAP_PERFMON", "to attach to tracepoints and read the kernel's structures"),
-    (34, "CAP_SYSLOG", "to learn the address of the minisockets' timer handler"),
-    (21, "CAP_SYS_ADMIN", "to switch BPF statistics on for --cost, and before Linux 5.8"),
+    (
+        38,
+        "CAP_PERFMON",
+        "to attach to tracepoints and read the kernel's structures",
+    ),
+    (
+        34,
+        "CAP_SYSLOG",
+        "to learn the address of the minisockets' timer handler",
+    ),
+    (
+        21,
+        "CAP_SYS_ADMIN",
+        "to switch BPF statistics on for --cost, and before Linux 5.8",
+    ),
 ];
 
 /// Finds out what this host supports. What is missing is in the report, not an error.
@@ -41,7 +53,9 @@ pub async fn check(config: CheckConfig) -> anyhow::Result<CheckReport> {
                 report.cost = Some(cost(&probes, ring, duration).await?);
             }
         }
-        Err(error) => report.advice.push(error.to_string()),
+        Err(error) => report
+            .advice
+            .push(format!("{:#}", anyhow::Error::new(error))),
     }
     if report.kptr_restrict == Some(2) {
         report.advice.push(
@@ -65,7 +79,11 @@ fn facts() -> CheckReport {
         tracefs: host::tracefs().ok_or_else(|| "not mounted; not needed".to_owned()),
         kptr_restrict: host::kptr_restrict(),
         capabilities: CAPABILITIES
-            .map(|(bit, name, purpose)| Capability { name, held: held & (1 << bit) != 0, purpose })
+            .map(|(bit, name, purpose)| Capability {
+                name,
+                held: held & (1 << bit) != 0,
+                purpose,
+            })
             .to_vec(),
         probes: Vec::new(),
         cost: None,
@@ -75,7 +93,11 @@ fn facts() -> CheckReport {
 }
 
 fn verdict(report: &CheckReport) -> Verdict {
-    if report.probes.iter().all(|probe| probe.state == ProbeState::Attached) {
+    if report
+        .probes
+        .iter()
+        .all(|probe| probe.state == ProbeState::Attached)
+    {
         Verdict::Full
     } else {
         Verdict::Degraded
@@ -90,23 +112,30 @@ async fn cost(probes: &Probes, ring: Ring, duration: Duration) -> anyhow::Result
     let statistics_on = aya::sys::enable_stats(aya::sys::Stats::RunTime)
         .context("failed to switch BPF statistics on (needs CAP_SYS_ADMIN)")?;
     let started = clock::monotonic();
-    let before = probes.statistics().context("failed to read the programs' statistics")?;
+    let before = probes
+        .statistics()
+        .context("failed to read the programs' statistics")?;
     let end = started + duration;
     let mut transitions = 0;
     loop {
-        let batch =
-            reader.next_batch(Some(end)).await.context("failed to read the ring buffer")?;
+        let batch = reader
+            .next_batch(Some(end))
+            .await
+            .context("failed to read the ring buffer")?;
         let mut records = batch.records;
         while let Some(event) = decode::next_event(&mut records) {
-            let is_transition = event
-                .is_ok_and(|event| matches!(event.body, Body::Transition { .. } | Body::Close { .. }));
+            let is_transition = event.is_ok_and(|event| {
+                matches!(event.body, Body::Transition { .. } | Body::Close { .. })
+            });
             transitions += u64::from(is_transition);
         }
         if clock::monotonic() >= end {
             break;
         }
     }
-    let after = probes.statistics().context("failed to read the programs' statistics")?;
+    let after = probes
+        .statistics()
+        .context("failed to read the programs' statistics")?;
     let ended = clock::monotonic();
     drop(statistics_on);
     let lost = probes.account().context("failed to read the accounts")?;

@@ -49,7 +49,10 @@ pub fn next_event(batch: &mut impl Buf) -> Option<Result<Event, DecodeError>> {
         return None;
     }
     let (kind, family) = (batch.chunk()[0], batch.chunk().get(1).copied().unwrap_or(0));
-    let len = batch.chunk().get(2..4).map_or(0, |bytes| u16::from_ne_bytes([bytes[0], bytes[1]]));
+    let len = batch
+        .chunk()
+        .get(2..4)
+        .map_or(0, |bytes| u16::from_ne_bytes([bytes[0], bytes[1]]));
     if usize::from(len) < HEADER || usize::from(len) > have {
         batch.advance(have);
         return Some(Err(DecodeError::Length { len, have }));
@@ -67,15 +70,20 @@ fn event(record: &mut impl Buf, kind: u8, family: u8) -> Result<Event, DecodeErr
         6 => 32,
         other => return Err(DecodeError::UnknownFamily(other)),
     };
-    let fields = HEADER + addresses + match kind {
-        Kind::Transition => 24,
-        Kind::Close => 24 + size_of::<CloseFacts>(),
-        Kind::Task => 72,
-        Kind::TimerStart | Kind::TimerCancel | Kind::TimerExpire | Kind::Segment => 48,
-        Kind::ResetReceived | Kind::ResetSent => 32,
-    };
+    let fields = HEADER
+        + addresses
+        + match kind {
+            Kind::Transition => 24,
+            Kind::Close => 24 + size_of::<CloseFacts>(),
+            Kind::Task => 72,
+            Kind::TimerStart | Kind::TimerCancel | Kind::TimerExpire | Kind::Segment => 48,
+            Kind::ResetReceived | Kind::ResetSent => 32,
+        };
     if record.remaining() < fields {
-        return Err(DecodeError::Short { kind: kind as u8, have: record.remaining() });
+        return Err(DecodeError::Short {
+            kind: kind as u8,
+            have: record.remaining(),
+        });
     }
     record.advance(4);
     let cpu = record.get_u16_ne();
@@ -94,24 +102,46 @@ fn event(record: &mut impl Buf, kind: u8, family: u8) -> Result<Event, DecodeErr
             minisocket(record, kind, family)?
         }
     };
-    let socket = Socket { address, cookie, flow };
-    Ok(Event { at, cpu, seq, flags, netns, netns_cookie, socket, body })
+    let socket = Socket {
+        address,
+        cookie,
+        flow,
+    };
+    Ok(Event {
+        at,
+        cpu,
+        seq,
+        flags,
+        netns,
+        netns_cookie,
+        socket,
+        body,
+    })
 }
 
-fn transition(
-    record: &mut impl Buf,
-    kind: Kind,
-    family: u8,
-) -> Result<(Flow, Body), DecodeError> {
+fn transition(record: &mut impl Buf, kind: Kind, family: u8) -> Result<(Flow, Body), DecodeError> {
     let from = state(record.get_u8())?;
     let to = record.get_u8();
     let detail = record.get_u8();
     record.advance(1);
     let flow = flow(record, family);
     if kind == Kind::Close {
-        return Ok((flow, Body::Close { from, facts: close_facts(record) }));
+        return Ok((
+            flow,
+            Body::Close {
+                from,
+                facts: close_facts(record),
+            },
+        ));
     }
-    Ok((flow, Body::Transition { from, to: state(to)?, detail }))
+    Ok((
+        flow,
+        Body::Transition {
+            from,
+            to: state(to)?,
+            detail,
+        },
+    ))
 }
 
 fn close_facts(record: &mut impl Buf) -> CloseFacts {
@@ -149,14 +179,19 @@ fn task(record: &mut impl Buf) -> Result<Body, DecodeError> {
     let (mut comm, mut name) = ([0; 16], [0; 16]);
     record.copy_to_slice(&mut comm);
     record.copy_to_slice(&mut name);
-    Ok(Body::Task(Task { pid, tid, uid, cgroup, from, to, comm, name }))
+    Ok(Body::Task(Task {
+        pid,
+        tid,
+        uid,
+        cgroup,
+        from,
+        to,
+        comm,
+        name,
+    }))
 }
 
-fn minisocket(
-    record: &mut impl Buf,
-    kind: Kind,
-    family: u8,
-) -> Result<(Flow, Body), DecodeError> {
+fn minisocket(record: &mut impl Buf, kind: Kind, family: u8) -> Result<(Flow, Body), DecodeError> {
     let expires = record.get_u64_ne();
     let jiffies = record.get_u64_ne();
     let entry_stamp_ms = record.get_u32_ne();
@@ -164,12 +199,22 @@ fn minisocket(
     let substate = state(record.get_u8())?;
     let tcp_flags = record.get_u8();
     let payload = record.get_u16_ne();
-    let minisocket = Minisocket { substate, expires, jiffies, entry_stamp_ms, tid };
+    let minisocket = Minisocket {
+        substate,
+        expires,
+        jiffies,
+        entry_stamp_ms,
+        tid,
+    };
     let body = match kind {
         Kind::TimerStart => Body::TimerStart(minisocket),
         Kind::TimerCancel => Body::TimerCancel(minisocket),
         Kind::TimerExpire => Body::TimerExpire(minisocket),
-        _ => Body::Segment { minisocket, tcp_flags, payload },
+        _ => Body::Segment {
+            minisocket,
+            tcp_flags,
+            payload,
+        },
     };
     Ok((flow(record, family), body))
 }
@@ -184,7 +229,11 @@ fn reset(record: &mut impl Buf, kind: Kind, family: u8) -> (Flow, Body) {
     let body = if kind == Kind::ResetReceived {
         Body::ResetReceived { state }
     } else {
-        Body::ResetSent { state, answers_segment, reason }
+        Body::ResetSent {
+            state,
+            answers_segment,
+            reason,
+        }
     };
     (addresses(record, family, local, peer), body)
 }
@@ -207,14 +256,26 @@ fn addresses(record: &mut impl Buf, family: u8, local: u16, peer: u16) -> Flow {
             Ipv4Addr::from(octets).into()
         }
     };
-    let local = Endpoint { address: address(), port: local };
-    let peer = Endpoint { address: address(), port: peer };
+    let local = Endpoint {
+        address: address(),
+        port: local,
+    };
+    let peer = Endpoint {
+        address: address(),
+        port: peer,
+    };
     Flow { local, peer }
 }
 
 const UNKNOWN_FLOW: Flow = {
-    let unknown = Endpoint { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), port: 0 };
-    Flow { local: unknown, peer: unknown }
+    let unknown = Endpoint {
+        address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        port: 0,
+    };
+    Flow {
+        local: unknown,
+        peer: unknown,
+    }
 };
 
 fn state(number: u8) -> Result<TcpState, DecodeError> {

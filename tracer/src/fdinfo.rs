@@ -29,7 +29,13 @@ pub fn of_program(name: &'static str, fd: impl AsFd) -> io::Result<ProgramStatis
 fn parse(name: &'static str, text: &str) -> ProgramStatistics {
     let value = |key: &str| {
         text.lines()
-            .find_map(|line| line.strip_prefix(key)?.strip_prefix(':')?.trim().parse().ok())
+            .find_map(|line| {
+                line.strip_prefix(key)?
+                    .strip_prefix(':')?
+                    .trim()
+                    .parse()
+                    .ok()
+            })
             .unwrap_or(0)
     };
     ProgramStatistics {
@@ -46,9 +52,14 @@ mod tests {
 
     #[test]
     fn counters_are_found_by_name() {
-        let text = "pos:\t0\nprog_type:\t26\nrun_time_ns:\t120\nrun_cnt:\t3\nrecursion_misses:\t7\n";
-        let expected =
-            ProgramStatistics { name: "p", runs: 3, nanoseconds: 120, recursion_misses: 7 };
+        let text =
+            "pos:\t0\nprog_type:\t26\nrun_time_ns:\t120\nrun_cnt:\t3\nrecursion_misses:\t7\n";
+        let expected = ProgramStatistics {
+            name: "p",
+            runs: 3,
+            nanoseconds: 120,
+            recursion_misses: 7,
+        };
         assert_eq!(parse("p", text), expected);
         assert_eq!(parse("p", "pos:\t0\n").runs, 0);
     }

@@ -9,7 +9,10 @@ use crate::stream::{Meta, ProbeReport};
 #[must_use]
 pub fn meta(probes: &[ProbeReport]) -> Meta {
     Meta {
-        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        host: rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
         boot_id: line("/proc/sys/kernel/random/boot_id").unwrap_or_default(),
         kernel: kernel(),
         hz: clock::hz(),
@@ -20,7 +23,10 @@ pub fn meta(probes: &[ProbeReport]) -> Meta {
 /// `uname -r`.
 #[must_use]
 pub fn kernel() -> String {
-    rustix::system::uname().release().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// `kernel.kptr_restrict`: 2 hides the kernel's addresses from everybody.
@@ -32,11 +38,14 @@ pub fn kptr_restrict() -> Option<u8> {
 /// Where tracefs is mounted.
 #[must_use]
 pub fn tracefs() -> Option<String> {
-    fs::read_to_string("/proc/self/mounts").ok()?.lines().find_map(|mount| {
-        let mut fields = mount.split(' ');
-        let (_, directory, kind) = (fields.next()?, fields.next()?, fields.next()?);
-        (kind == "tracefs").then(|| directory.to_owned())
-    })
+    fs::read_to_string("/proc/self/mounts")
+        .ok()?
+        .lines()
+        .find_map(|mount| {
+            let mut fields = mount.split(' ');
+            let (_, directory, kind) = (fields.next()?, fields.next()?, fields.next()?);
+            (kind == "tracefs").then(|| directory.to_owned())
+        })
 }
 
 /// The effective capabilities of this process, a bit each.
@@ -45,7 +54,9 @@ pub fn effective_capabilities() -> u64 {
     fs::read_to_string("/proc/self/status")
         .ok()
         .and_then(|status| {
-            let bits = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+            let bits = status
+                .lines()
+                .find_map(|line| line.strip_prefix("CapEff:"))?;
             u64::from_str_radix(bits.trim(), 16).ok()
         })
         .unwrap_or(0)

@@ -19,9 +19,7 @@ pub enum SymbolError {
         source: io::Error,
     },
     /// Every address reads as 0.
-    #[error(
-        "kernel addresses are hidden: set kernel.kptr_restrict to 0 or 1 and have CAP_SYSLOG"
-    )]
+    #[error("kernel addresses are hidden: set kernel.kptr_restrict to 0 or 1 and have CAP_SYSLOG")]
     Hidden,
     /// No such function.
     #[error("the kernel has no function {0}")]
@@ -41,7 +39,10 @@ pub enum SymbolError {
 /// # Errors
 /// Where the list is unreadable, the addresses are hidden, or the name is absent or ambiguous.
 pub fn address_of(path: &Path, name: &'static str) -> Result<u64, SymbolError> {
-    let failed = |source| SymbolError::Read { path: path.display().to_string(), source };
+    let failed = |source| SymbolError::Read {
+        path: path.display().to_string(),
+        source,
+    };
     let mut file = BufReader::with_capacity(1 << 20, File::open(path).map_err(failed)?);
     let mut found = Vec::new();
     let mut line = Vec::new();
@@ -58,7 +59,10 @@ pub fn address_of(path: &Path, name: &'static str) -> Result<u64, SymbolError> {
         [] => Err(SymbolError::Absent(name)),
         [0] => Err(SymbolError::Hidden),
         [address] => Ok(address),
-        _ => Err(SymbolError::Ambiguous { name, count: found.len() }),
+        _ => Err(SymbolError::Ambiguous {
+            name,
+            count: found.len(),
+        }),
     }
 }
 
@@ -81,10 +85,22 @@ mod tests {
     fn suffixes_of_the_compiler_are_the_same_function_and_longer_names_are_not() {
         let name = b"tw_timer_handler";
         let address = Some(0xffff_ffff_81a0_0010);
-        assert_eq!(parse(b"ffffffff81a00010 t tw_timer_handler\n", name), address);
-        assert_eq!(parse(b"ffffffff81a00010 t tw_timer_handler.llvm.77\n", name), address);
-        assert_eq!(parse(b"ffffffff81a00010 t tw_timer_handler_old\n", name), None);
-        assert_eq!(parse(b"ffffffff81a00010 t __tw_timer_handler\n", name), None);
+        assert_eq!(
+            parse(b"ffffffff81a00010 t tw_timer_handler\n", name),
+            address
+        );
+        assert_eq!(
+            parse(b"ffffffff81a00010 t tw_timer_handler.llvm.77\n", name),
+            address
+        );
+        assert_eq!(
+            parse(b"ffffffff81a00010 t tw_timer_handler_old\n", name),
+            None
+        );
+        assert_eq!(
+            parse(b"ffffffff81a00010 t __tw_timer_handler\n", name),
+            None
+        );
         assert_eq!(parse(b"garbage", name), None);
     }
 
@@ -92,11 +108,20 @@ mod tests {
     fn hidden_addresses_are_told_from_an_absent_function() {
         let path = std::env::temp_dir().join(format!("kallsyms-{}", std::process::id()));
         std::fs::write(&path, "0000000000000000 t tw_timer_handler\n").expect("a file");
-        assert!(matches!(address_of(&path, "tw_timer_handler"), Err(SymbolError::Hidden)));
-        assert!(matches!(address_of(&path, "nothing"), Err(SymbolError::Absent("nothing"))));
+        assert!(matches!(
+            address_of(&path, "tw_timer_handler"),
+            Err(SymbolError::Hidden)
+        ));
+        assert!(matches!(
+            address_of(&path, "nothing"),
+            Err(SymbolError::Absent("nothing"))
+        ));
         std::fs::write(&path, "0000000000000001 t f\n0000000000000002 t f.llvm.1\n")
             .expect("a file");
-        assert!(matches!(address_of(&path, "f"), Err(SymbolError::Ambiguous { count: 2, .. })));
+        assert!(matches!(
+            address_of(&path, "f"),
+            Err(SymbolError::Ambiguous { count: 2, .. })
+        ));
         std::fs::remove_file(&path).expect("removed");
     }
 }

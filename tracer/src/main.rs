@@ -1,6 +1,6 @@
 //! The `tracer` program: parses, runs, and turns the result into an exit code.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use bytes::BytesMut;
@@ -21,7 +21,7 @@ async fn main() -> ExitCode {
     match run(cli.command).await {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("tracer: {error:#}");
+            let _ = writeln!(io::stderr(), "tracer: {error:#}");
             COULD_NOT_RUN.into()
         }
     }
@@ -30,9 +30,10 @@ async fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Watch(args) => {
-            let summary = agent::watch(WatchConfig::try_from(args)?).await?;
-            // Stderr may be the same closed pipe as stdout.
-            let _ = writeln!(io::stderr(), "tracer: {summary}");
+            if let Some(summary) = agent::watch(WatchConfig::try_from(args)?).await? {
+                // Stderr may be closed by now.
+                let _ = writeln!(io::stderr(), "tracer: {summary}");
+            }
             Ok(ExitCode::SUCCESS)
         }
         Command::Check(args) => {
@@ -76,6 +77,7 @@ fn log_to_stderr() {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .with_target(false)
         .without_time()
         .init();

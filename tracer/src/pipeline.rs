@@ -20,6 +20,7 @@ pub struct Pipeline {
     started: Timestamp,
     received: u64,
     closed_by_kind: [u64; CloseKind::ALL.len()],
+    time_waits_ended: u64,
     account: AccountReading,
     doubles_told: u64,
 }
@@ -51,6 +52,7 @@ impl Pipeline {
             started,
             received: 0,
             closed_by_kind: [0; CloseKind::ALL.len()],
+            time_waits_ended: 0,
             account: AccountReading::default(),
             doubles_told: 0,
         }
@@ -112,6 +114,7 @@ impl Pipeline {
                     }
                 }
                 Output::End(record) => {
+                    self.time_waits_ended += u64::from(record.time_wait.is_some());
                     if self.filter.matches_record(&record) {
                         self.writer.end(&record, self.wall, out);
                     }
@@ -131,12 +134,19 @@ impl Pipeline {
                 .into_iter()
                 .map(|kind| {
                     let number = kind as usize;
-                    (kind, reading.lost_by_kind[number] - self.account.lost_by_kind[number])
+                    (
+                        kind,
+                        reading.lost_by_kind[number] - self.account.lost_by_kind[number],
+                    )
                 })
                 .filter(|(_, lost)| *lost > 0)
                 .collect();
             let lost_before = |cpu| {
-                let found = self.account.lost_by_cpu.iter().find(|(known, _)| *known == cpu);
+                let found = self
+                    .account
+                    .lost_by_cpu
+                    .iter()
+                    .find(|(known, _)| *known == cpu);
                 found.map_or(0, |(_, lost)| *lost)
             };
             let cpus = reading
@@ -145,7 +155,13 @@ impl Pipeline {
                 .filter(|(cpu, lost)| *lost > lost_before(*cpu))
                 .map(|(cpu, _)| *cpu)
                 .collect();
-            let loss = Loss { at: reading.at, count, by_kind, cpus, missed };
+            let loss = Loss {
+                at: reading.at,
+                count,
+                by_kind,
+                cpus,
+                missed,
+            };
             self.writer.loss(&loss, self.wall, out);
             self.doubles_told = doubles;
             self.account = reading.clone();
@@ -166,7 +182,7 @@ impl Pipeline {
                 .filter(|(_, count)| *count > 0)
                 .collect(),
             ended: totals.ended,
-            time_waits_ended: totals.time_waits_ended,
+            time_waits_ended: self.time_waits_ended,
             open: totals.open,
             in_time_wait: totals.in_time_wait,
             hits: self.account.hits,

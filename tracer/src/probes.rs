@@ -28,19 +28,21 @@ pub enum ProbeError {
     #[error("this tracer was built without its BPF programs: build it with `cargo xtask build`")]
     NoObject,
     /// The kernel's layout could not be had.
-    #[error("{0}; tracer needs a kernel with CONFIG_DEBUG_INFO_BTF=y")]
+    #[error(
+        "cannot tell where this kernel keeps its fields; a kernel with CONFIG_DEBUG_INFO_BTF=y is needed"
+    )]
     Btf(#[from] BtfError),
     /// The kernel's BTF could not be parsed for loading.
-    #[error("failed to parse the kernel's BTF: {0}")]
+    #[error("failed to parse the kernel's BTF")]
     ParseBtf(#[from] aya_btf::BtfError),
     /// The object's maps could not be made.
-    #[error("failed to load the BPF object: {0}")]
+    #[error("failed to load the BPF object")]
     Load(#[source] EbpfError),
     /// The object lacks a map that it should have.
     #[error("the BPF object has no map {0}: it is of another version")]
     NoMap(&'static str),
     /// A map could not be used.
-    #[error("failed to open the BPF map {name}: {source}")]
+    #[error("failed to open the BPF map {name}")]
     Map {
         /// Its name.
         name: &'static str,
@@ -231,14 +233,34 @@ impl Probes {
             };
             if let (ProbeState::Refused(reason), Role::First(Hook::State)) = (&state, probe.role) {
                 let (program, hook, reason) = (probe.name, probe.hook, reason.clone());
-                return Err(ProbeError::Required { program, hook, reason });
+                return Err(ProbeError::Required {
+                    program,
+                    hook,
+                    reason,
+                });
             }
             let (name, hook, purpose) = (probe.name, probe.hook, probe.purpose);
-            reports.push(ProbeReport { name, hook, state, purpose });
+            reports.push(ProbeReport {
+                name,
+                hook,
+                state,
+                purpose,
+            });
         }
-        let ring = Ring { events: take(&mut ebpf, "EVENTS")?, parked: take(&mut ebpf, "PARKED")? };
+        let ring = Ring {
+            events: take(&mut ebpf, "EVENTS")?,
+            parked: take(&mut ebpf, "PARKED")?,
+        };
         let account = take(&mut ebpf, "ACCOUNT")?;
-        Ok((Self { ebpf, account, reports, links }, ring))
+        Ok((
+            Self {
+                ebpf,
+                account,
+                reports,
+                links,
+            },
+            ring,
+        ))
     }
 
     /// Every probe and its state, in the order of attaching.
@@ -265,7 +287,10 @@ impl Probes {
     /// Where the map or a program's fdinfo cannot be read.
     pub fn account(&self) -> io::Result<AccountReading> {
         let statistics = self.statistics()?;
-        let mut reading = AccountReading { at: clock::monotonic(), ..AccountReading::default() };
+        let mut reading = AccountReading {
+            at: clock::monotonic(),
+            ..AccountReading::default()
+        };
         let mut attempts = 0;
         let mut unrecovered: i64 = statistics
             .iter()
@@ -280,7 +305,9 @@ impl Probes {
             attempts += account.attempts;
             let lost: u64 = account.lost.iter().sum();
             if lost > 0 {
-                reading.lost_by_cpu.push((u16::try_from(cpu).unwrap_or(u16::MAX), lost));
+                reading
+                    .lost_by_cpu
+                    .push((u16::try_from(cpu).unwrap_or(u16::MAX), lost));
             }
             reading.ring_lost += lost;
             for (total, lost) in reading.lost_by_kind.iter_mut().zip(account.lost) {
@@ -339,17 +366,31 @@ fn load(
         .override_global("REPAIR_MASK", &constants.layout.repair_mask, true)
         .override_global("PORT_LOCK_MASK", &constants.layout.port_lock_mask, true)
         .override_global("TW_TIMER_HANDLER", &constants.handler, true)
-        .override_global("SEND_RESET_ARGUMENTS", &constants.send_reset_arguments, true)
+        .override_global(
+            "SEND_RESET_ARGUMENTS",
+            &constants.send_reset_arguments,
+            true,
+        )
         .override_global(aya_log::LEVEL, &level, false)
         .map_max_entries("EVENTS", buffer_bytes)
         .load(object)
-        .map_err(|error| if is_refusal(&error) { ProbeError::NotPermitted } else { ProbeError::Load(error) })
+        .map_err(|error| {
+            if is_refusal(&error) {
+                ProbeError::NotPermitted
+            } else {
+                ProbeError::Load(error)
+            }
+        })
 }
 
 /// The level of the programs' own log: off, so that the verifier drops the code, unless the
 /// program's log is at debug.
 fn log_level() -> u8 {
-    if tracing::enabled!(target: "tracer_ebpf", tracing::Level::DEBUG) { 4 } else { 0 }
+    if tracing::enabled!(target: "tracer_ebpf", tracing::Level::DEBUG) {
+        4
+    } else {
+        0
+    }
 }
 
 /// Why not to try at all.
@@ -369,12 +410,14 @@ fn refusal(
 }
 
 fn attach(ebpf: &mut Ebpf, probe: &Probe, btf: &Btf) -> Result<BtfTracePointLinkId, String> {
-    ebpf
-        .program_mut(probe.name)
+    ebpf.program_mut(probe.name)
         .ok_or_else(|| "the BPF object lacks it: it is of another version".to_owned())
         .and_then(|program| {
-            let program: &mut BtfTracePoint = program.try_into().map_err(|error| one_line(&error))?;
-            program.load(probe.hook, btf).map_err(|error| one_line(&error))?;
+            let program: &mut BtfTracePoint =
+                program.try_into().map_err(|error| one_line(&error))?;
+            program
+                .load(probe.hook, btf)
+                .map_err(|error| one_line(&error))?;
             program.attach().map_err(|error| one_line(&error))
         })
 }
@@ -385,7 +428,12 @@ fn one_line(error: &ProgramError) -> String {
     match error {
         ProgramError::LoadError { io_error, .. } => format!("the verifier refuses it: {io_error}"),
         ProgramError::SyscallError(error) => format!("{}: {}", error.call, error.io_error),
-        other => other.to_string().lines().next().unwrap_or_default().to_owned(),
+        other => other
+            .to_string()
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned(),
     }
 }
 

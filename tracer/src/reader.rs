@@ -71,7 +71,9 @@ impl Reader {
             }
             let batch = self.drain();
             self.last_was_full = batch.records.len() >= BATCH;
-            let due = batch.watermark.is_some_and(|now| deadline.is_some_and(|due| now >= due));
+            let due = batch
+                .watermark
+                .is_some_and(|now| deadline.is_some_and(|due| now >= due));
             if !batch.records.is_empty() || due {
                 return Ok(batch);
             }
@@ -90,7 +92,10 @@ impl Reader {
         let is_drained = self.positions.consumer() == target;
         let records = self.buffer.split().freeze();
         self.buffer.reserve(BATCH + 4096);
-        Batch { records, watermark: is_drained.then_some(now) }
+        Batch {
+            records,
+            watermark: is_drained.then_some(now),
+        }
     }
 
     /// Sleeps: asking to be woken while that is rare, else for [`WINDOW`].
@@ -139,7 +144,10 @@ impl Pace {
     const REFILL: Duration = Duration::from_millis(2);
 
     fn new(now: Timestamp) -> Self {
-        Self { credits: Self::MOST, refilled_at: now }
+        Self {
+            credits: Self::MOST,
+            refilled_at: now,
+        }
     }
 
     fn may_park(&mut self, now: Timestamp) -> bool {
@@ -183,7 +191,11 @@ impl Positions {
             }?;
             Ok(address.cast::<u64>().cast_const())
         };
-        Ok(Self { consumer: map(0)?, producer: map(page as u64)?, page })
+        Ok(Self {
+            consumer: map(0)?,
+            producer: map(page as u64)?,
+            page,
+        })
     }
 
     fn consumer(&self) -> u64 {
@@ -223,8 +235,12 @@ mod tests {
         let burst = (0..100).filter(|_| pace.may_park(Timestamp(0))).count();
         assert_eq!(burst, 16);
         let second = 1_000_000_000;
-        let granted =
-            (0..100_000).filter(|step| pace.may_park(Timestamp(step * second / 100_000))).count();
-        assert!((495..=501).contains(&granted), "{granted} in a second of constant asking");
+        let granted = (0..100_000)
+            .filter(|step| pace.may_park(Timestamp(step * second / 100_000)))
+            .count();
+        assert!(
+            (495..=501).contains(&granted),
+            "{granted} in a second of constant asking"
+        );
     }
 }

@@ -30,20 +30,26 @@ impl Sink {
     pub fn stdout() -> io::Result<Self> {
         let (chunks, mut queue) = mpsc::channel::<Bytes>(QUEUE);
         let (tell, done) = oneshot::channel();
-        let thread = thread::Builder::new().name("stdout".to_owned()).spawn(move || {
-            let mut stdout = io::stdout().lock();
-            let mut result = Ok(());
-            while let Some(chunk) = queue.blocking_recv() {
-                result = stdout.write_all(&chunk).and_then(|()| stdout.flush());
-                if result.is_err() {
-                    break;
+        let thread = thread::Builder::new()
+            .name("stdout".to_owned())
+            .spawn(move || {
+                let mut stdout = io::stdout().lock();
+                let mut result = Ok(());
+                while let Some(chunk) = queue.blocking_recv() {
+                    result = stdout.write_all(&chunk).and_then(|()| stdout.flush());
+                    if result.is_err() {
+                        break;
+                    }
                 }
-            }
-            drop(queue);
-            // Nobody waits for the result any more when the process is about to end.
-            let _ = tell.send(result);
-        })?;
-        Ok(Self { chunks, done, thread })
+                drop(queue);
+                // Nobody waits for the result any more when the process is about to end.
+                let _ = tell.send(result);
+            })?;
+        Ok(Self {
+            chunks,
+            done,
+            thread,
+        })
     }
 
     /// Hands over what `buffer` holds and leaves it empty. Waits while the queue is full; does
@@ -65,7 +71,11 @@ impl Sink {
     /// # Errors
     /// Where stdout could not be written for another reason.
     pub async fn finish(self) -> io::Result<()> {
-        let Self { chunks, done, thread } = self;
+        let Self {
+            chunks,
+            done,
+            thread,
+        } = self;
         drop(chunks);
         match timeout(LAST_WORDS, done).await {
             Ok(Ok(Err(error))) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -75,7 +85,10 @@ impl Sink {
                 result
             }
             Ok(Err(_)) => Err(io::Error::other("the thread that writes stdout died")),
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "nobody reads stdout")),
+            Err(_) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "nobody reads stdout",
+            )),
         }
     }
 }
