@@ -43,7 +43,9 @@ impl Subject {
 /// when it looked at the clock bears a later stamp.
 #[inline(always)]
 pub fn emit<T: 'static>(kind: Kind, subject: Subject, fill: impl FnOnce(*mut T)) {
-    let Some(account) = ACCOUNT.get_ptr_mut(0) else { return };
+    let Some(account) = ACCOUNT.get_ptr_mut(0) else {
+        return;
+    };
     // SAFETY: a valid element; the addition is atomic, since programs nest.
     let attempt = unsafe { add(addr_of_mut!((*account).attempts)) };
     let Some(mut entry) = EVENTS.reserve::<T>(0) else {
@@ -67,7 +69,14 @@ pub fn emit<T: 'static>(kind: Kind, subject: Subject, fill: impl FnOnce(*mut T))
         (*header).netns_cookie = subject.net.cookie;
     }
     fill(record);
-    entry.submit(if must_wake() { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }.into());
+    entry.submit(
+        if must_wake() {
+            BPF_RB_FORCE_WAKEUP
+        } else {
+            BPF_RB_NO_WAKEUP
+        }
+        .into(),
+    );
 }
 
 /// Counts a run of a second program that was for none of our events.
@@ -85,7 +94,9 @@ pub fn count_foreign(hook: Hook) {
 /// said that it sleeps: one of the two sees the other.
 #[inline(always)]
 fn must_wake() -> bool {
-    let Some(parked) = PARKED.get_ptr_mut(0) else { return false };
+    let Some(parked) = PARKED.get_ptr_mut(0) else {
+        return false;
+    };
     // SAFETY: a valid element; the plain look keeps the exchange off the busy path.
     unsafe {
         parked.read_volatile() != 0

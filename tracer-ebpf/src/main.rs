@@ -7,8 +7,14 @@
 
 #![no_std]
 #![no_main]
-#![expect(missing_docs, reason = "the entry macro makes a twin of each program without its docs")]
-#![expect(internal_features, reason = "a fetch-add and an exchange are what the accounts need")]
+#![expect(
+    missing_docs,
+    reason = "the entry macro makes a twin of each program without its docs"
+)]
+#![expect(
+    internal_features,
+    reason = "a fetch-add and an exchange are what the accounts need"
+)]
 #![feature(asm_experimental_arch, core_intrinsics)]
 
 mod emit;

@@ -14,13 +14,21 @@ use crate::twice::{Pass, Sighting};
 #[inline(always)]
 pub fn on_receive_reset(ctx: &BtfTracePointContext, pass: Pass) {
     let sock = Sock::new(ctx.arg(0));
-    let seen = Sighting { hook: Hook::ResetReceived, object: sock.pointer(), detail: 0 };
+    let seen = Sighting {
+        hook: Hook::ResetReceived,
+        object: sock.pointer(),
+        detail: 0,
+    };
     if !pass.is_mine(&seen) {
         return;
     }
     let family = sock.family();
-    let subject = Subject { family: 4, flags: sock.flags(family), net: sock.net() }
-        .seen_by(pass, Hook::ResetReceived);
+    let subject = Subject {
+        family: 4,
+        flags: sock.flags(family),
+        net: sock.net(),
+    }
+    .seen_by(pass, Hook::ResetReceived);
     let facts = Facts {
         address: sock.address(),
         cookie: sock.cookie(),
@@ -31,11 +39,20 @@ pub fn on_receive_reset(ctx: &BtfTracePointContext, pass: Pass) {
     };
     match sock.v6(family) {
         Some(addresses) => {
-            emit(Kind::ResetReceived, Subject { family: 6, ..subject }, |record| {
-                fill(record, facts, addresses);
-            });
+            emit(
+                Kind::ResetReceived,
+                Subject {
+                    family: 6,
+                    ..subject
+                },
+                |record| {
+                    fill(record, facts, addresses);
+                },
+            );
         }
-        None => emit(Kind::ResetReceived, subject, |record| fill(record, facts, sock.v4())),
+        None => emit(Kind::ResetReceived, subject, |record| {
+            fill(record, facts, sock.v4())
+        }),
     }
 }
 
@@ -45,7 +62,11 @@ pub fn on_receive_reset(ctx: &BtfTracePointContext, pass: Pass) {
 pub fn on_send_reset(ctx: &BtfTracePointContext, pass: Pass) {
     let address = ctx.arg::<u64>(0);
     let object = address as *const u8;
-    let seen = Sighting { hook: Hook::ResetSent, object, detail: 0 };
+    let seen = Sighting {
+        hook: Hook::ResetSent,
+        object,
+        detail: 0,
+    };
     if !pass.is_mine(&seen) {
         return;
     }
@@ -55,24 +76,41 @@ pub fn on_send_reset(ctx: &BtfTracePointContext, pass: Pass) {
         return;
     };
     let family = sock.family();
-    let subject =
-        Subject { family: 4, flags: 0, net: sock.net() }.seen_by(pass, Hook::ResetSent);
+    let subject = Subject {
+        family: 4,
+        flags: 0,
+        net: sock.net(),
+    }
+    .seen_by(pass, Hook::ResetSent);
     let facts = Facts {
         address,
         cookie: sock.cookie(),
         state: sock.state(),
         ports: sock.ports(),
         answers_segment: ctx.arg::<u64>(1) != 0,
-        reason: if constant!(SEND_RESET_ARGUMENTS) > 2 { third_argument(ctx) + 1 } else { 0 },
+        reason: if constant!(SEND_RESET_ARGUMENTS) > 2 {
+            third_argument(ctx) + 1
+        } else {
+            0
+        },
     };
     if family == AF_INET6
         && let Some(addresses) = sock.v6()
     {
-        emit(Kind::ResetSent, Subject { family: 6, ..subject }, |record| {
-            fill(record, facts, addresses);
-        });
+        emit(
+            Kind::ResetSent,
+            Subject {
+                family: 6,
+                ..subject
+            },
+            |record| {
+                fill(record, facts, addresses);
+            },
+        );
     } else {
-        emit(Kind::ResetSent, subject, |record| fill(record, facts, sock.v4()));
+        emit(Kind::ResetSent, subject, |record| {
+            fill(record, facts, sock.v4())
+        });
     }
 }
 

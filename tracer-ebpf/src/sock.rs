@@ -7,8 +7,8 @@
 
 use core::ptr::addr_of_mut;
 
-use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_skc_to_tcp_sock};
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_skc_to_tcp_sock};
 use tracer_common::event::{V4, V6, flags};
 use tracer_common::layout::ABSENT;
 

@@ -2,10 +2,10 @@
 
 use core::ptr::addr_of_mut;
 
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_comm, bpf_get_current_task_btf, bpf_probe_read_kernel,
 };
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::programs::BtfTracePointContext;
 use aya_log_ebpf::debug;
 use tracer_common::event::{Close, CloseFacts, Hook, Kind, Task, Transition, V4, V6, flags, marks};
@@ -29,8 +29,12 @@ const LISTEN: u8 = TcpState::Listen as u8;
 
 /// SOCK_DEAD, SOCK_DONE, SOCK_KEEPOPEN and SOCK_LINGER of `enum sock_flags`, in that order: bits of
 /// `sk_flags` and our marks for them. The loader checks the numbers against BTF.
-const SOCK_FLAGS: [(u64, u16); 4] =
-    [(1 << 0, marks::DEAD), (1 << 1, marks::DONE), (1 << 3, marks::KEEP_OPEN), (1 << 4, marks::LINGER)];
+const SOCK_FLAGS: [(u64, u16); 4] = [
+    (1 << 0, marks::DEAD),
+    (1 << 1, marks::DONE),
+    (1 << 3, marks::KEEP_OPEN),
+    (1 << 4, marks::LINGER),
+];
 
 /// One state change.
 #[derive(Clone, Copy)]
@@ -66,14 +70,22 @@ pub fn on_set_state(ctx: &BtfTracePointContext, pass: Pass) {
     let mut change = Change {
         sock,
         // At LISTEN -> SYN_RECV the cookie may still be the listener's (to 6.14): none is told.
-        cookie: if old == LISTEN && new == SYN_RECV { 0 } else { sock.cookie() },
+        cookie: if old == LISTEN && new == SYN_RECV {
+            0
+        } else {
+            sock.cookie()
+        },
         old,
         new,
         detail: 0,
         ports: sock.ports(),
     };
-    let subject =
-        Subject { family: 4, flags: sock.flags(family), net: sock.net() }.seen_by(pass, Hook::State);
+    let subject = Subject {
+        family: 4,
+        flags: sock.flags(family),
+        net: sock.net(),
+    }
+    .seen_by(pass, Hook::State);
     let v6 = sock.v6(family);
     if new == CLOSE {
         let Some(tcp) = sock.tcp() else {
@@ -113,9 +125,16 @@ impl Addresses for V6 {
 
 #[inline(always)]
 fn emit_transition<A: Addresses>(subject: Subject, change: Change, addresses: A) {
-    emit(Kind::Transition, Subject { family: A::FAMILY, ..subject }, |record| {
-        fill_transition(record, &change, addresses);
-    });
+    emit(
+        Kind::Transition,
+        Subject {
+            family: A::FAMILY,
+            ..subject
+        },
+        |record| {
+            fill_transition(record, &change, addresses);
+        },
+    );
 }
 
 #[inline(always)]
@@ -136,13 +155,20 @@ fn fill_transition<A>(record: *mut Transition<A>, change: &Change, addresses: A)
 
 #[inline(always)]
 fn emit_close<A: Addresses>(subject: Subject, change: Change, tcp: Tcp, addresses: A) {
-    emit(Kind::Close, Subject { family: A::FAMILY, ..subject }, |record: *mut Close<A>| {
-        // SAFETY: the place is as large as the record.
-        unsafe {
-            fill_transition(addr_of_mut!((*record).transition), &change, addresses);
-            fill_close_facts(addr_of_mut!((*record).facts), change.sock, tcp);
-        }
-    });
+    emit(
+        Kind::Close,
+        Subject {
+            family: A::FAMILY,
+            ..subject
+        },
+        |record: *mut Close<A>| {
+            // SAFETY: the place is as large as the record.
+            unsafe {
+                fill_transition(addr_of_mut!((*record).transition), &change, addresses);
+                fill_close_facts(addr_of_mut!((*record).facts), change.sock, tcp);
+            }
+        },
+    );
 }
 
 /// What tells why, and the totals. Field by field into the ring: a structure made on the stack
@@ -253,24 +279,31 @@ fn is_made_by_a_task(old: u8, new: u8, bits: u16) -> bool {
 
 #[inline(always)]
 fn emit_task(subject: Subject, change: &Change) {
-    emit(Kind::Task, Subject { family: 0, ..subject }, |record: *mut Task| {
-        let id = bpf_get_current_pid_tgid();
-        // SAFETY: the place is as large as the record; the helpers write what they are told.
-        unsafe {
-            (*record).socket = change.sock.address();
-            (*record).cookie = change.cookie;
-            (*record).pid = (id >> 32) as u32;
-            (*record).tid = id as u32;
-            (*record).uid = change.sock.load(constant!(OFFSETS.uid));
-            (*record).old = change.old;
-            (*record).new = change.new;
-            (*record).padding = 0;
-            (*record).cgroup = cgroup(change.sock);
-            bpf_get_current_comm(addr_of_mut!((*record).comm).cast(), 16);
-            let task = bpf_get_current_task_btf() as *const u8;
-            let leader: u64 = load(task, constant!(OFFSETS.task_leader));
-            let comm = leader + u64::from(constant!(OFFSETS.task_comm));
-            bpf_probe_read_kernel(addr_of_mut!((*record).name).cast(), 16, comm as *const _);
-        }
-    });
+    emit(
+        Kind::Task,
+        Subject {
+            family: 0,
+            ..subject
+        },
+        |record: *mut Task| {
+            let id = bpf_get_current_pid_tgid();
+            // SAFETY: the place is as large as the record; the helpers write what they are told.
+            unsafe {
+                (*record).socket = change.sock.address();
+                (*record).cookie = change.cookie;
+                (*record).pid = (id >> 32) as u32;
+                (*record).tid = id as u32;
+                (*record).uid = change.sock.load(constant!(OFFSETS.uid));
+                (*record).old = change.old;
+                (*record).new = change.new;
+                (*record).padding = 0;
+                (*record).cgroup = cgroup(change.sock);
+                bpf_get_current_comm(addr_of_mut!((*record).comm).cast(), 16);
+                let task = bpf_get_current_task_btf() as *const u8;
+                let leader: u64 = load(task, constant!(OFFSETS.task_leader));
+                let comm = leader + u64::from(constant!(OFFSETS.task_comm));
+                bpf_probe_read_kernel(addr_of_mut!((*record).name).cast(), 16, comm as *const _);
+            }
+        },
+    );
 }

@@ -5,8 +5,8 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_probe_read_kernel};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_probe_read_kernel};
 use aya_ebpf::programs::BtfTracePointContext;
 use tracer_common::event::{Hook, Kind, Minisocket, V4, V6};
 use tracer_common::layout::{ABSENT, MINISOCKET_COPY};
@@ -50,7 +50,11 @@ pub fn on_segment(ctx: &BtfTracePointContext, pass: Pass) {
         return;
     }
     let skb: *const u8 = ctx.arg(0);
-    let seen = Sighting { hook: Hook::Segment, object: skb, detail: 0 };
+    let seen = Sighting {
+        hook: Hook::Segment,
+        object: skb,
+        detail: 0,
+    };
     if !pass.is_mine(&seen) {
         return;
     }
@@ -60,10 +64,14 @@ pub fn on_segment(ctx: &BtfTracePointContext, pass: Pass) {
         return;
     }
     let mut place = Copied::place();
-    let Some(minisocket) = place.at(address) else { return };
+    let Some(minisocket) = place.at(address) else {
+        return;
+    };
     let timer = address + u64::from(constant!(OFFSETS.tw_timer));
     let expires = timer + u64::from(constant!(OFFSETS.timer_expires));
-    let Some(expires) = probe::<u64>(expires) else { return };
+    let Some(expires) = probe::<u64>(expires) else {
+        return;
+    };
     minisocket.emit(Kind::Segment, pass, address, expires, segment(skb));
 }
 
@@ -83,7 +91,10 @@ fn segment(skb: *const u8) -> Segment {
         return Segment::default();
     };
     let header = u32::from(word[0] >> 4) * 4;
-    Segment { tcp_flags: word[1], payload: length.saturating_sub(header).min(0xffff) as u16 }
+    Segment {
+        tcp_flags: word[1],
+        payload: length.saturating_sub(header).min(0xffff) as u16,
+    }
 }
 
 /// A copy of the beginning of a socket whose pointer the verifier does not know.
@@ -101,7 +112,11 @@ impl Copied {
     pub fn at(&mut self, address: u64) -> Option<&Self> {
         // SAFETY: the destination is that large; the helper checks the source.
         let result = unsafe {
-            bpf_probe_read_kernel(self.0.as_mut_ptr().cast(), MINISOCKET_COPY, address as *const _)
+            bpf_probe_read_kernel(
+                self.0.as_mut_ptr().cast(),
+                MINISOCKET_COPY,
+                address as *const _,
+            )
         };
         (result == 0).then_some(self)
     }
@@ -110,7 +125,13 @@ impl Copied {
     #[inline(always)]
     fn load<T>(&self, offset: u32) -> T {
         // SAFETY: see above; the verifier refuses the program otherwise.
-        unsafe { self.0.as_ptr().add(offset as usize).cast::<T>().read_volatile() }
+        unsafe {
+            self.0
+                .as_ptr()
+                .add(offset as usize)
+                .cast::<T>()
+                .read_volatile()
+        }
     }
 
     /// `skc_family`.
@@ -167,14 +188,25 @@ impl Copied {
 
     #[inline(always)]
     fn emit(&self, kind: Kind, pass: Pass, address: u64, expires: u64, segment: Segment) {
-        let subject =
-            Subject { family: 4, flags: 0, net: self.net() }.seen_by(pass, Hook::Segment);
+        let subject = Subject {
+            family: 4,
+            flags: 0,
+            net: self.net(),
+        }
+        .seen_by(pass, Hook::Segment);
         if self.family() == AF_INET6
             && let Some(addresses) = self.v6()
         {
-            emit(kind, Subject { family: 6, ..subject }, |record| {
-                self.fill(record, address, expires, segment, addresses);
-            });
+            emit(
+                kind,
+                Subject {
+                    family: 6,
+                    ..subject
+                },
+                |record| {
+                    self.fill(record, address, expires, segment, addresses);
+                },
+            );
         } else {
             emit(kind, subject, |record| {
                 self.fill(record, address, expires, segment, self.v4());

@@ -1,0 +1,424 @@
+//! Minisockets' events: which connection they belong to, and what they change there.
+
+use tracer_common::tcp::TcpState;
+
+use super::table::{Connection, Id};
+use super::timewait::{Cancel, Change, End, How, Life, Minisocket, Sign};
+use super::{Engine, sockets};
+use crate::record::{EntryPrecision, Incomplete};
+use crate::stream::{self, Event};
+use crate::time::Timestamp;
+
+/// How far apart two events of one cause may lie, nanoseconds.
+const AT_ONCE: u64 = 1_000_000;
+/// How long an expiry may straggle behind the end that was told for it, nanoseconds.
+const STRAGGLE: u64 = 5_000_000_000;
+
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+
+impl Engine {
+    pub(super) fn on_timer_start(&mut self, event: &Event, shown: &stream::Minisocket) {
+        if let Some(id) = self.find_minisocket(event, Minisocket::is_alive) {
+            self.on_move(id, event, shown);
+            return;
+        }
+        self.totals.minisockets_seen += 1;
+        let id = self.full_socket_of(event).unwrap_or_else(|| {
+            let mut connection = sockets::adopted(event);
+            connection.generation = self.next_generation(event);
+            self.totals.found_open += 1;
+            self.totals.open += 1;
+            self.table.insert(connection)
+        });
+        self.learn(id, &event.socket);
+        self.attach(id, event, shown, Sign::Move);
+        let jiffies = self.jiffies;
+        let Some(connection) = self.table.connection_mut(id) else {
+            return;
+        };
+        let from = connection.state;
+        let known = [TcpState::FinWait1, TcpState::FinWait2, TcpState::Closing];
+        let from = from.filter(|state| known.contains(state));
+        if connection.state.is_some() && from.is_none() {
+            connection.lacks(Incomplete::TransitionLost);
+        }
+        if let Some(minisocket) = &mut connection.minisocket {
+            minisocket.straight_after = Some((event.cpu, event.seq.wrapping_sub(1)));
+            if shown.substate == TcpState::TimeWait {
+                minisocket.enter(event.at, from, shown, jiffies);
+                self.on_entered(id);
+            }
+        }
+    }
+
+    pub(super) fn on_timer_cancel(&mut self, event: &Event, shown: &stream::Minisocket) {
+        let id = match self.find_minisocket(event, Minisocket::is_alive) {
+            Some(id) => id,
+            None => self.adopt_minisocket(event, shown),
+        };
+        let cancel = Cancel {
+            at: event.at,
+            cpu: event.cpu,
+            shown: *shown,
+            serial: self.table.next_serial(),
+            reset: false,
+            data: false,
+            candidate: self.connecting_candidate(id, shown.tid),
+        };
+        self.set_life(id, Life::Cancelled(cancel));
+        self.timers.park_cancel(self.now, id);
+    }
+
+    pub(super) fn on_timer_expire(&mut self, event: &Event, shown: &stream::Minisocket) {
+        let id = match self.find_minisocket(event, |_| true) {
+            Some(id) => id,
+            None => {
+                let told = self
+                    .ended
+                    .by_flow(event.netns_cookie, event.socket.flow)
+                    .and_then(|ended| ended.ended_at);
+                if told.is_some_and(|told| event.at.since(told) < STRAGGLE) {
+                    return;
+                }
+                self.adopt_minisocket(event, shown)
+            }
+        };
+        if self.minisocket(id).is_some_and(Minisocket::is_alive) {
+            self.totals.minisockets_expired += 1;
+            self.retire(id, event.at, shown);
+        } else {
+            // It was late by more than a cancel is waited for.
+            self.totals.minisockets_killed -= 1;
+            self.totals.minisockets_expired += 1;
+        }
+        let late = self
+            .minisocket(id)
+            .is_some_and(|minisocket| minisocket.is_late(event.at, self.jiffies));
+        self.end_minisocket(
+            id,
+            End {
+                at: Some(event.at),
+                how: How::Expired,
+                late,
+            },
+        );
+    }
+
+    pub(super) fn on_segment(
+        &mut self,
+        event: &Event,
+        shown: &stream::Minisocket,
+        tcp_flags: u8,
+        payload: u16,
+    ) {
+        let Some(id) = self.find_minisocket(event, Minisocket::is_alive) else {
+            return;
+        };
+        let jiffies = self.jiffies;
+        let Some(minisocket) = self.minisocket_mut(id) else {
+            return;
+        };
+        if let Life::Cancelled(cancel) = &mut minisocket.life {
+            // The segment is freed after the kill that it brought.
+            cancel.reset |= tcp_flags & RST != 0;
+            cancel.data |= tcp_flags & RST == 0 && (payload > 0 || tcp_flags & SYN != 0);
+            return;
+        }
+        let fin = tcp_flags & FIN != 0;
+        let flip = minisocket
+            .flipped_at
+            .take()
+            .is_some_and(|(at, cpu)| cpu == event.cpu && event.at.since(at) <= AT_ONCE);
+        let sign = if fin { Sign::Segment } else { Sign::Silent };
+        let before = minisocket.entry.is_some();
+        let change = minisocket.observe(event.at, shown, sign, jiffies);
+        if before || sign == Sign::Silent {
+            if fin && !flip {
+                minisocket.fin_retransmits = minisocket.fin_retransmits.saturating_add(1);
+            } else if !fin && payload > 0 && minisocket.entry.is_some() {
+                minisocket.old_duplicates = minisocket.old_duplicates.saturating_add(1);
+            }
+        }
+        self.on_change(id, change);
+    }
+
+    /// An RST was sent for a minisocket.
+    pub(super) fn on_reset_of_minisocket(&mut self, event: &Event) {
+        if let Some(id) = self.find_minisocket(event, Minisocket::is_alive)
+            && let Some(minisocket) = self.minisocket_mut(id)
+        {
+            minisocket.reset_sent = Some((event.at, event.cpu));
+        }
+    }
+
+    /// The millisecond after a cancel is over and nothing followed: the minisocket was killed.
+    pub(super) fn on_cancel_alone(&mut self, id: Id) {
+        let Some(minisocket) = self.minisocket(id) else {
+            return;
+        };
+        let Life::Cancelled(cancel) = minisocket.life else {
+            return;
+        };
+        if self.now.since(cancel.at) < AT_ONCE {
+            // Another cancel than the one that was waited for; its own wait runs.
+            return;
+        }
+        let reset_sent = minisocket
+            .reset_sent
+            .is_some_and(|(at, cpu)| cpu == cancel.cpu && cancel.at.since(at) <= AT_ONCE);
+        self.kill(id, &cancel);
+        let in_time_wait = self.minisocket(id).is_some_and(|mini| mini.entry.is_some());
+        let how = if cancel.reset {
+            Some(How::Reset)
+        } else if !in_time_wait {
+            // FIN_WAIT2 is never taken over.
+            Some(if cancel.data || reset_sent {
+                How::Data
+            } else {
+                How::Unknown
+            })
+        } else {
+            None
+        };
+        match how {
+            Some(how) => self.end_killed(id, &cancel, how),
+            None => self.seek_successor(id, &cancel),
+        }
+    }
+
+    /// The end of a minisocket may have been lost.
+    pub(super) fn on_overdue(&mut self, id: Id) {
+        let Some(minisocket) = self.minisocket(id) else {
+            return;
+        };
+        let due = minisocket.due;
+        match minisocket.life {
+            Life::Running if due <= self.now => {
+                self.totals.minisockets_overdue += 1;
+                self.uncount(id);
+                if let Some(connection) = self.table.connection_mut(id) {
+                    connection.lacks(Incomplete::EndNotSeen);
+                }
+                self.end_minisocket(
+                    id,
+                    End {
+                        at: None,
+                        how: How::NotSeen,
+                        late: false,
+                    },
+                );
+            }
+            Life::Running | Life::Cancelled(_) => self.timers.await_end(due, id),
+            Life::Killed(_) | Life::Ended(_) => {}
+        }
+    }
+
+    /// The cancel was the minisocket's death.
+    pub(super) fn kill(&mut self, id: Id, cancel: &Cancel) {
+        self.totals.minisockets_killed += 1;
+        self.retire(id, cancel.at, &cancel.shown);
+        self.set_life(id, Life::Killed(*cancel));
+    }
+
+    /// The end of a killed minisocket is settled.
+    pub(super) fn end_killed(&mut self, id: Id, cancel: &Cancel, how: How) {
+        self.end_minisocket(
+            id,
+            End {
+                at: Some(cancel.at),
+                how,
+                late: false,
+            },
+        );
+    }
+
+    /// The minisocket of an event that `fits`. Kernel addresses are recycled: cookie and flow decide.
+    fn find_minisocket(&self, event: &Event, fits: impl Fn(&Minisocket) -> bool) -> Option<Id> {
+        let socket = &event.socket;
+        self.table
+            .by_minisocket(event.netns_cookie, socket.address, |connection| {
+                let cookie = connection.cookie == 0
+                    || socket.cookie == 0
+                    || connection.cookie == socket.cookie;
+                let flow = !socket.flow.is_known()
+                    || !connection.flow.is_known()
+                    || connection.flow == socket.flow;
+                cookie
+                    && flow
+                    && connection
+                        .minisocket
+                        .as_ref()
+                        .is_some_and(|minisocket| !minisocket.is_over() && fits(minisocket))
+            })
+    }
+
+    /// The full socket that a minisocket takes over from: it is still open.
+    fn full_socket_of(&self, event: &Event) -> Option<Id> {
+        let (netns, socket) = (event.netns_cookie, &event.socket);
+        let free =
+            |connection: &Connection| connection.is_open() && connection.minisocket.is_none();
+        let by_cookie = (socket.cookie != 0)
+            .then(|| self.table.by_cookie(netns, socket.cookie))
+            .flatten()
+            .filter(|id| self.table.connection(*id).is_some_and(free));
+        by_cookie.or_else(|| {
+            self.table.by_flow(netns, socket.flow, |connection| {
+                free(connection) && (connection.cookie == 0 || socket.cookie == 0)
+            })
+        })
+    }
+
+    /// A minisocket that ran before we looked, met as its timer is taken off the wheel.
+    fn adopt_minisocket(&mut self, event: &Event, shown: &stream::Minisocket) -> Id {
+        let mut connection = sockets::adopted(event);
+        connection.minisocket_only = true;
+        self.totals.minisockets_found += 1;
+        let id = self.table.insert(connection);
+        self.attach(id, event, shown, Sign::Silent);
+        let jiffies = self.jiffies;
+        if shown.substate == TcpState::TimeWait
+            && let Some(minisocket) = self.minisocket_mut(id)
+        {
+            minisocket.enter_before(event.at, shown, jiffies);
+            self.on_entered(id);
+        }
+        id
+    }
+
+    fn attach(&mut self, id: Id, event: &Event, shown: &stream::Minisocket, sign: Sign) {
+        self.totals.minisockets += 1;
+        let minisocket = Minisocket::new(event.socket.address, event.at, shown, sign, self.jiffies);
+        self.timers.await_end(minisocket.due, id);
+        self.table
+            .rename(id, |connection| connection.minisocket = Some(minisocket));
+    }
+
+    /// The timer was put on the wheel again.
+    fn on_move(&mut self, id: Id, event: &Event, shown: &stream::Minisocket) {
+        let jiffies = self.jiffies;
+        let Some(minisocket) = self.minisocket_mut(id) else {
+            return;
+        };
+        let mut change = Change::None;
+        if let Life::Cancelled(cancel) = minisocket.life
+            && minisocket.was_set_silently(&cancel.shown)
+        {
+            change = minisocket.observe(cancel.at, &cancel.shown, Sign::Silent, jiffies);
+        }
+        minisocket.life = Life::Running;
+        self.on_change(id, change);
+        let Some(minisocket) = self.minisocket_mut(id) else {
+            return;
+        };
+        let change = minisocket.observe(event.at, shown, Sign::Move, jiffies);
+        if change == Change::Entered {
+            minisocket.flipped_at = Some((event.at, event.cpu));
+        }
+        self.on_change(id, change);
+    }
+
+    fn on_change(&mut self, id: Id, change: Change) {
+        if change == Change::Entered {
+            self.on_entered(id);
+        }
+    }
+
+    /// TIME_WAIT was entered: now, or as is worked out now.
+    fn on_entered(&mut self, id: Id) {
+        let transitions = self.config.transitions;
+        let Some(connection) = self.table.connection_mut(id) else {
+            return;
+        };
+        let Some(minisocket) = &mut connection.minisocket else {
+            return;
+        };
+        let Some(entry) = minisocket.entry else {
+            return;
+        };
+        if minisocket.is_alive() && !minisocket.counted {
+            minisocket.counted = true;
+            self.totals.in_time_wait += 1;
+        }
+        let from = entry.from.or(connection.state);
+        let for_ns = from
+            .and_then(|from| connection.timeline.current(from))
+            .map(|since| entry.at.since(since));
+        connection.timeline.arrive(TcpState::TimeWait, entry.at);
+        let seen = entry.precision == EntryPrecision::Exact || !connection.minisocket_only;
+        if transitions
+            && seen
+            && let Some(from) = from.filter(|from| *from != TcpState::Close)
+        {
+            let row = sockets::row(connection, entry.at, (from, TcpState::TimeWait), for_ns);
+            self.push_row(None, row);
+        }
+    }
+
+    /// It is off the wheel for good: what its last event shows, and the count of those alive.
+    fn retire(&mut self, id: Id, at: Timestamp, shown: &stream::Minisocket) {
+        let jiffies = self.jiffies;
+        if let Some(minisocket) = self.minisocket_mut(id) {
+            let change = minisocket.observe(at, shown, Sign::Silent, jiffies);
+            self.on_change(id, change);
+        }
+        self.uncount(id);
+    }
+
+    fn uncount(&mut self, id: Id) {
+        self.totals.minisockets -= 1;
+        if let Some(minisocket) = self.minisocket_mut(id)
+            && minisocket.counted
+        {
+            minisocket.counted = false;
+            self.totals.in_time_wait -= 1;
+        }
+    }
+
+    /// The end is settled.
+    fn end_minisocket(&mut self, id: Id, end: End) {
+        self.set_life(id, Life::Ended(end));
+        let Some(connection) = self.table.connection(id) else {
+            return;
+        };
+        let from = match connection.minisocket.as_ref().and_then(|mini| mini.entry) {
+            Some(_) => TcpState::TimeWait,
+            None => TcpState::FinWait2,
+        };
+        let (open, decided) = (connection.is_open(), connection.verdict.is_some());
+        if self.config.transitions
+            && let Some(at) = end.at
+        {
+            let since = connection.timeline.current(from);
+            let for_ns = since.map(|since| at.since(since));
+            let row = sockets::row(connection, at, (from, TcpState::Close), for_ns);
+            self.push_row(None, row);
+        }
+        if decided || connection_is_lost(self.table.connection(id)) {
+            self.conclude(id);
+        } else if open {
+            // CLOSE follows the first start within microseconds, or it was lost.
+            self.timers.park_verdict(self.now, id);
+        }
+    }
+
+    fn set_life(&mut self, id: Id, life: Life) {
+        if let Some(minisocket) = self.minisocket_mut(id) {
+            minisocket.life = life;
+        }
+    }
+
+    pub(super) fn minisocket(&self, id: Id) -> Option<&Minisocket> {
+        self.table.connection(id)?.minisocket.as_ref()
+    }
+
+    fn minisocket_mut(&mut self, id: Id) -> Option<&mut Minisocket> {
+        self.table.connection_mut(id)?.minisocket.as_mut()
+    }
+}
+
+/// The full socket is gone and no CLOSE will come for it.
+fn connection_is_lost(connection: Option<&Connection>) -> bool {
+    connection.is_some_and(|connection| connection.minisocket_only || connection.vanished)
+}

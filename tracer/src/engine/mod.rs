@@ -1,0 +1,343 @@
+//! The sans-I/O core: events go in, finished rows come out. It reads no clock; time is the
+//! stream's, the latest of the events' stamps and the watermarks.
+//!
+//! ```text
+//! handle_event(&Event)      each event, in the ring's order
+//! handle_timeout(now)       each watermark
+//! poll() -> Option<Output>  after each of the two, until it gives None
+//! poll_timeout()            when a watermark would bring something
+//! finish()                  once, when the stream has ended; then poll() again
+//! ```
+//!
+//! A connection lives in the [`table`] from its first event to the end of its TIME_WAIT.
+//! [`state`] checks its steps, [`close`] gives the verdict one millisecond after CLOSE,
+//! [`timewait`] follows the minisocket, [`reuse`] tells who took the tuple.
+
+mod close;
+mod ended;
+mod finished;
+mod minisockets;
+mod reuse;
+mod sockets;
+mod state;
+mod table;
+mod timeline;
+mod timers;
+mod timewait;
+mod totals;
+
+use std::collections::VecDeque;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
+use crate::record::{Incomplete, Process, Record, Source, TransitionRow};
+use crate::stream::{Body, Event, Task};
+use crate::time::Timestamp;
+
+use ended::{Ended, Memory};
+use finished::Stage;
+use table::{Connection, Id, Table};
+use timers::{Timer, Timers};
+use timewait::Jiffies;
+
+pub use totals::{EndedBy, Totals};
+
+/// What the engine must know of the host and of its probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Timer interrupts a second.
+    pub hz: u32,
+    /// The timers of minisockets are seen: without them no TIME_WAIT is claimed.
+    pub sees_timers: bool,
+    /// The segments that minisockets handle are seen.
+    pub sees_segments: bool,
+    /// Whether to give [`Output::Transition`].
+    pub transitions: bool,
+}
+
+/// What comes out.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// A state change.
+    Transition(TransitionRow),
+    /// The verdict on a close, one millisecond after it.
+    Close(Box<Record>),
+    /// The tuple is free again: the whole record.
+    End(Box<Record>),
+}
+
+/// The engine.
+pub struct Engine {
+    config: Config,
+    jiffies: Jiffies,
+    now: Timestamp,
+    table: Table,
+    timers: Timers,
+    ended: Memory,
+    /// The connection that each thread is connecting.
+    connecting: HashMap<u32, Id, RandomState>,
+    /// Number of each processor's latest event.
+    sequences: Vec<Option<u32>>,
+    outputs: VecDeque<Output>,
+    /// The latest row, held back until it is known whether its task follows.
+    held: Option<(u64, TransitionRow)>,
+    totals: Totals,
+}
+
+impl Engine {
+    /// An engine that has seen nothing.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            jiffies: Jiffies::new(config.hz),
+            now: Timestamp::default(),
+            table: Table::new(),
+            timers: Timers::new(),
+            ended: Memory::new(),
+            connecting: HashMap::default(),
+            sequences: Vec::new(),
+            outputs: VecDeque::new(),
+            held: None,
+            totals: Totals::default(),
+        }
+    }
+
+    /// Takes an event in. Call it in the ring's order, then [`Self::poll`] until that gives `None`.
+    ///
+    /// The event's stamp moves the time first, so what was waited for until then is settled without
+    /// it. A stamp that is earlier than one before it changes no order: the ring's is the truth.
+    pub fn handle_event(&mut self, event: &Event) {
+        self.advance(event.at);
+        let unbroken = self.note_sequence(event);
+        if !matches!(event.body, Body::Task(_)) {
+            self.release_row();
+        }
+        match event.body {
+            Body::Transition { from, to, detail } => self.on_transition(event, from, to, detail),
+            Body::Close { from, ref facts } => self.on_close(event, from, facts, unbroken),
+            Body::Task(ref task) => self.on_task(event, task),
+            Body::TimerStart(ref shown) => self.on_timer_start(event, shown),
+            Body::TimerCancel(ref shown) => self.on_timer_cancel(event, shown),
+            Body::TimerExpire(ref shown) => self.on_timer_expire(event, shown),
+            Body::Segment {
+                ref minisocket,
+                tcp_flags,
+                payload,
+            } => self.on_segment(event, minisocket, tcp_flags, payload),
+            Body::ResetReceived { .. } => self.on_reset_received(event),
+            Body::ResetSent {
+                state,
+                answers_segment,
+                ..
+            } => self.on_reset_sent(event, state, answers_segment),
+        }
+    }
+
+    /// Moves the time. Call it with each watermark, then [`Self::poll`].
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        self.release_row();
+        self.advance(now);
+    }
+
+    /// When [`Self::handle_timeout`] has something to do next; `None`: nothing is waited for.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        let row = self.held.as_ref().map(|_| self.now);
+        [row, self.timers.next()].into_iter().flatten().min()
+    }
+
+    /// The next output. Call it until `None` after each event and each watermark.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// What has been counted so far.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// The stream has ended: what is parked is settled without waiting. Connections that are open
+    /// and minisockets that live give no record. Call it once, then [`Self::poll`].
+    pub fn finish(&mut self) {
+        self.release_row();
+        self.advance(Timers::soon_after(self.now));
+        for id in self.killed() {
+            self.give_up_reuse(id);
+        }
+    }
+
+    /// Moves the time and settles what was waited for until then.
+    fn advance(&mut self, now: Timestamp) {
+        self.now = self.now.max(now);
+        while let Some((id, timer)) = self.timers.pop(self.now) {
+            match timer {
+                Timer::Verdict => self.give_verdict(id),
+                Timer::Cancel => self.on_cancel_alone(id),
+                Timer::Reuse => self.on_reuse_timeout(id),
+                Timer::Overdue => self.on_overdue(id),
+            }
+        }
+        self.ended.age(self.now);
+    }
+
+    /// Whether the event is the one after the latest of its processor: nothing between was lost.
+    /// Programs nest, so an unbroken sequence may look broken, never the other way round.
+    fn note_sequence(&mut self, event: &Event) -> bool {
+        let cpu = usize::from(event.cpu);
+        if cpu >= self.sequences.len() {
+            self.sequences.resize(cpu + 1, None);
+        }
+        let last = self.sequences[cpu].replace(event.seq);
+        last.is_some_and(|last| last.wrapping_add(1) == event.seq)
+    }
+
+    /// Gives out a row of a state change. One that the kernel shows is held back for its task.
+    fn push_row(&mut self, address: Option<u64>, row: TransitionRow) {
+        self.release_row();
+        match address {
+            Some(address) => self.held = Some((address, row)),
+            None => self.outputs.push_back(Output::Transition(row)),
+        }
+    }
+
+    fn release_row(&mut self) {
+        if let Some((_, row)) = self.held.take() {
+            self.outputs.push_back(Output::Transition(row));
+        }
+    }
+
+    /// The task of the held row, if it is that; then the row goes out.
+    fn complete_row(&mut self, event: &Event, task: &Task) {
+        if let Some((address, row)) = &mut self.held
+            && *address == event.socket.address
+            && row.cookie == event.socket.cookie
+            && (row.from, row.to) == (task.from, task.to)
+        {
+            row.process = exactly(task);
+        }
+        self.release_row();
+    }
+
+    /// The verdict and, where no minisocket lives on, the end.
+    fn give_verdict(&mut self, id: Id) {
+        let Some(connection) = self.table.connection_mut(id) else {
+            return;
+        };
+        if connection.verdict.is_some() {
+            return;
+        }
+        if connection.is_open() {
+            // Its minisocket is over and CLOSE has not come.
+            connection.vanished = true;
+            connection.lacks(Incomplete::TransitionLost);
+            self.totals.open -= 1;
+            self.totals.vanished += 1;
+        }
+        sockets::decide(connection, &self.config);
+        let record = finished::record(connection, Stage::Verdict, &self.config);
+        self.totals
+            .count_verdict(record.close.kind, !record.incomplete.is_empty());
+        let over = !connection.minisocket_lives();
+        self.outputs.push_back(Output::Close(Box::new(record)));
+        if over {
+            self.give_end(id);
+        }
+    }
+
+    /// The minisocket is over: the verdict, where it is still owed, and the end.
+    fn conclude(&mut self, id: Id) {
+        let owed = self
+            .table
+            .connection(id)
+            .is_some_and(|connection| connection.verdict.is_none() && !connection.minisocket_only);
+        if owed {
+            self.give_verdict(id);
+        } else {
+            self.give_end(id);
+        }
+    }
+
+    /// The whole record; the connection is remembered for its successors and let go.
+    fn give_end(&mut self, id: Id) {
+        let Some(connection) = self.table.remove(id) else {
+            return;
+        };
+        let record = finished::record(&connection, Stage::End, &self.config);
+        self.totals.count_end(&record);
+        self.ended.remember(self.now, remembered(&connection));
+        self.outputs.push_back(Output::End(Box::new(record)));
+    }
+
+    /// The full socket is gone and its CLOSE was never seen.
+    fn give_up_open(&mut self, id: Id) {
+        self.forget_connecting(id);
+        let Some(connection) = self.table.connection_mut(id) else {
+            return;
+        };
+        if !connection.is_open() {
+            return;
+        }
+        connection.vanished = true;
+        connection.lacks(Incomplete::TransitionLost);
+        self.totals.open -= 1;
+        self.totals.vanished += 1;
+        if !connection.minisocket_lives() {
+            self.give_verdict(id);
+        }
+    }
+
+    /// Whether the account holds and the table is whole. For tests: it looks at everything.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn invariants_hold(&self) -> bool {
+        let totals = &self.totals;
+        let count = |fits: fn(&Connection) -> bool| {
+            self.table.iter().filter(|(_, c)| fits(c)).count() as u64
+        };
+        let alive = |c: &Connection| c.minisocket.as_ref().is_some_and(|m| m.is_alive());
+        totals.balances()
+            && self.table.index_is_whole()
+            && self.table.len() as u64 == totals.tracked()
+            && totals.open == count(Connection::is_open)
+            && totals.minisockets == self.table.iter().filter(|(_, c)| alive(c)).count() as u64
+            && totals.in_time_wait
+                == count(|c| c.minisocket.as_ref().is_some_and(|mini| mini.counted))
+    }
+
+    /// How much is parked or waits in a minisocket. For tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        let parked = |c: &Connection| c.minisocket.is_some() || !c.is_open();
+        self.table.iter().filter(|(_, c)| parked(c)).count()
+    }
+}
+
+/// What is remembered of a connection that has ended.
+fn remembered(connection: &Connection) -> Ended {
+    Ended {
+        netns_cookie: connection.netns_cookie,
+        cookie: connection.cookie,
+        generation: connection.generation,
+        flow: connection.flow,
+        closed_from: connection
+            .closed_at
+            .and_then(|_| connection.last_step)
+            .map(|(from, _)| from),
+        ended_at: finished::ended_at(connection),
+    }
+}
+
+/// The process of a task that was seen at the step itself.
+fn exactly(task: &Task) -> Process {
+    Process {
+        pid: Some(task.pid),
+        tid: Some(task.tid),
+        comm: Some(task.comm),
+        name: Some(task.name),
+        source: Source::Exact,
+    }
+}

@@ -1,0 +1,562 @@
+//! Full sockets: their openings, steps, resets and tasks, up to CLOSE.
+
+use tracer_common::event::{CloseFacts, flags};
+use tracer_common::tcp::{Endpoint, Flow, TcpState};
+
+use super::close::{self, Evidence};
+use super::state;
+use super::table::{Closing, Connection, FinWait2Step, Id};
+use super::{Config, Engine, exactly};
+use crate::record::{Incomplete, Process, Role, Source, TransitionRow};
+use crate::stream::{Event, Socket, Task};
+use crate::time::Timestamp;
+
+/// How long before CLOSE an RST may have been sent to bear on it, nanoseconds.
+const JUST_BEFORE: u64 = 1_000_000;
+
+impl Engine {
+    pub(super) fn on_transition(
+        &mut self,
+        event: &Event,
+        from: TcpState,
+        to: TcpState,
+        detail: u8,
+    ) {
+        if to == TcpState::Close || from == to {
+            // CLOSE has a kind of its own, and a step to where one is is none.
+            self.totals.impossible += 1;
+            return;
+        }
+        if self.is_double(event, from, to) {
+            self.totals.doubles += 1;
+        } else if state::is_opening(from, to) {
+            self.on_opening(event, from, to);
+        } else if let Some(id) = self.find_or_adopt(event, from) {
+            self.learn(id, &event.socket);
+            self.step(id, event, from, to);
+            self.after_step(id, event, from, to, detail);
+        }
+    }
+
+    pub(super) fn on_close(
+        &mut self,
+        event: &Event,
+        from: TcpState,
+        facts: &CloseFacts,
+        unbroken: bool,
+    ) {
+        if from == TcpState::Close {
+            // close() of a socket that is not connected.
+            return;
+        }
+        if self.is_double(event, from, TcpState::Close) {
+            self.totals.doubles += 1;
+            return;
+        }
+        let Some(id) = self.find_or_adopt(event, from) else {
+            return;
+        };
+        self.learn(id, &event.socket);
+        let Some(connection) = self.table.connection_mut(id) else {
+            return;
+        };
+        let closing = Closing {
+            facts: Some(*facts),
+            unbroken,
+            reset_sent_before: connection
+                .reset_sent
+                .is_some_and(|(at, cpu)| cpu == event.cpu && event.at.since(at) <= JUST_BEFORE),
+            ..Closing::default()
+        };
+        connection.closing = closing;
+        connection.uid = Some(facts.uid);
+        if facts.cgroup != 0 {
+            connection.cgroup_id = Some(facts.cgroup);
+        }
+        let reset_received = connection.reset_received;
+        let listener = connection.role == Role::Listener;
+        self.step(id, event, from, TcpState::Close);
+        if let Some(connection) = self.table.connection_mut(id) {
+            connection.closed_at = Some(event.at);
+            connection.reset_received = reset_received;
+            leave_established(connection, from, event.at);
+            refine_entry(connection, from, facts);
+        }
+        self.forget_connecting(id);
+        self.totals.open -= 1;
+        self.totals.closed += 1;
+        self.totals.closed_listeners += u64::from(listener);
+        if matches!(from, TcpState::Established | TcpState::CloseWait) {
+            self.totals.estab_resets += 1;
+        }
+        self.timers.park_verdict(self.now, id);
+    }
+
+    pub(super) fn on_reset_received(&mut self, event: &Event) {
+        if let Some(id) = self.find(event) {
+            self.learn(id, &event.socket);
+            if let Some(connection) = self.table.connection_mut(id)
+                && connection.is_open()
+            {
+                connection.reset_received = true;
+            }
+        }
+    }
+
+    pub(super) fn on_reset_sent(&mut self, event: &Event, state: u8, answers_segment: bool) {
+        if state == TcpState::TimeWait.number() {
+            self.on_reset_of_minisocket(event);
+            return;
+        }
+        let Some(id) = self.find(event) else {
+            return;
+        };
+        self.learn(id, &event.socket);
+        let Some(connection) = self.table.connection_mut(id) else {
+            return;
+        };
+        if connection.is_open() {
+            connection.reset_sent = Some((event.at, event.cpu));
+        } else if connection.verdict.is_none() {
+            connection.closing.reset_sent_after = true;
+            connection.closing.reset_answered |= answers_segment;
+        }
+    }
+
+    pub(super) fn on_task(&mut self, event: &Event, task: &Task) {
+        self.complete_row(event, task);
+        let Some(id) = self.find(event) else {
+            return;
+        };
+        let Some(connection) = self.table.connection_mut(id) else {
+            return;
+        };
+        if connection.last_step != Some((task.from, task.to)) || connection.verdict.is_some() {
+            return;
+        }
+        connection.uid = Some(task.uid);
+        if task.cgroup != 0 {
+            connection.cgroup_id = Some(task.cgroup);
+        }
+        use TcpState::{
+            Close, CloseWait, Established, FinWait1, LastAck, Listen, SynRecv, SynSent,
+        };
+        match (task.from, task.to) {
+            (Close, SynSent) => {
+                connection.opener = exactly(task);
+                self.connecting.insert(task.tid, id);
+            }
+            (Close, Listen) => connection.opener = exactly(task),
+            (Established | SynRecv, FinWait1) | (CloseWait, LastAck) => {
+                connection.closer = exactly(task);
+            }
+            (_, Close) => connection.closing.task = exactly(task),
+            _ => {}
+        }
+    }
+
+    fn on_opening(&mut self, event: &Event, from: TcpState, to: TcpState) {
+        let child = to == TcpState::SynRecv;
+        let netns = (event.netns_cookie, event.netns);
+        if let Some(stale) = self
+            .table
+            .by_child(event.netns_cookie, event.socket.address)
+        {
+            self.give_up_open(stale);
+        }
+        let mut connection = if child {
+            // What the event says of cookie and addresses may be the listener's.
+            Connection::new(netns, event.socket.address, 0, UNKNOWN_FLOW)
+        } else {
+            let Socket {
+                address,
+                cookie,
+                flow,
+            } = event.socket;
+            Connection::new(netns, address, cookie, flow)
+        };
+        connection.unnamed = child;
+        connection.socket_is_v6 = event.flags & flags::SOCKET_V6 != 0;
+        connection.opened_at = Some(event.at);
+        connection.role = match to {
+            TcpState::SynSent => Role::Client,
+            TcpState::Listen => Role::Listener,
+            _ => Role::Server,
+        };
+        if to == TcpState::SynSent {
+            connection.source_port_bound = Some(event.socket.flow.local.port != 0);
+        }
+        connection.state = Some(from);
+        if !child {
+            connection.generation = self.next_generation(event);
+        }
+        self.totals.count_opening(connection.role);
+        let id = self.table.insert(connection);
+        self.step(id, event, from, to);
+        self.on_flow_known(id);
+    }
+
+    /// The generation of a socket's new connection. Its last one is over, whether we saw that or
+    /// not.
+    pub(super) fn next_generation(&mut self, event: &Event) -> u32 {
+        let (netns, cookie) = (event.netns_cookie, event.socket.cookie);
+        if cookie == 0 {
+            return 0;
+        }
+        let last = self.table.by_cookie(netns, cookie);
+        if let Some(last) = last {
+            let generation = self.table.connection(last).map_or(0, |c| c.generation);
+            self.give_up_open(last);
+            return generation.wrapping_add(1);
+        }
+        self.ended
+            .by_cookie(netns, cookie)
+            .map_or(0, |ended| ended.generation.wrapping_add(1))
+    }
+
+    /// Whether a second program shows again what the first has shown.
+    fn is_double(&self, event: &Event, from: TcpState, to: TcpState) -> bool {
+        if event.flags & flags::RECOVERED == 0 {
+            return false;
+        }
+        let (netns, socket) = (event.netns_cookie, &event.socket);
+        if (from, to) == (TcpState::Listen, TcpState::SynRecv) {
+            return self.table.by_child(netns, socket.address).is_some();
+        }
+        match self
+            .find_any(event)
+            .and_then(|id| self.table.connection(id))
+        {
+            Some(connection) => connection.last_step == Some((from, to)),
+            None => {
+                to == TcpState::Close
+                    && self
+                        .ended
+                        .by_cookie(netns, socket.cookie)
+                        .is_some_and(|ended| ended.closed_from == Some(from))
+            }
+        }
+    }
+
+    /// The connection of a full socket's event, open or closed.
+    fn find_any(&self, event: &Event) -> Option<Id> {
+        let (netns, socket) = (event.netns_cookie, &event.socket);
+        if socket.cookie != 0
+            && let Some(id) = self.table.by_cookie(netns, socket.cookie)
+        {
+            return Some(id);
+        }
+        self.table.by_child(netns, socket.address).or_else(|| {
+            self.table.by_flow(netns, socket.flow, |connection| {
+                connection.is_open() && (connection.cookie == 0 || socket.cookie == 0)
+            })
+        })
+    }
+
+    /// The same, where the socket's latest connection can still be meant.
+    fn find(&self, event: &Event) -> Option<Id> {
+        self.find_any(event).filter(|id| {
+            self.table
+                .connection(*id)
+                .is_some_and(|connection| !connection.minisocket_only)
+        })
+    }
+
+    /// The open connection that an event belongs to; a new one where its opening was not seen.
+    fn find_or_adopt(&mut self, event: &Event, from: TcpState) -> Option<Id> {
+        let found = self
+            .find_any(event)
+            .filter(|id| self.table.connection(*id).is_some_and(Connection::is_open));
+        if found.is_some() {
+            return found;
+        }
+        if from == TcpState::Close {
+            self.totals.impossible += 1;
+            return None;
+        }
+        let mut connection = adopted(event);
+        connection.state = Some(from);
+        connection.generation = self.next_generation(event);
+        if from == TcpState::Listen {
+            connection.role = Role::Listener;
+        }
+        self.totals.found_open += 1;
+        self.totals.open += 1;
+        let id = self.table.insert(connection);
+        self.on_flow_known(id);
+        Some(id)
+    }
+
+    /// Takes in the names that an event gives.
+    pub(super) fn learn(&mut self, id: Id, socket: &Socket) {
+        let Some(connection) = self.table.connection(id) else {
+            return;
+        };
+        let named = connection.unnamed;
+        let flow = merge(connection.flow, socket.flow);
+        let known_now = flow.is_known() && flow != connection.flow;
+        let cookie = match connection.cookie {
+            0 => socket.cookie,
+            known => known,
+        };
+        if !named && flow == connection.flow && cookie == connection.cookie {
+            return;
+        }
+        self.table.rename(id, |connection| {
+            connection.unnamed = false;
+            connection.cookie = cookie;
+            connection.flow = flow;
+        });
+        if named {
+            self.inherit_opener(id);
+            self.row_of_birth(id);
+        }
+        if known_now {
+            self.on_flow_known(id);
+        }
+    }
+
+    /// A passive child was opened by whoever opened its listener, if that is one and the same.
+    fn inherit_opener(&mut self, id: Id) {
+        let Some(connection) = self.table.connection(id) else {
+            return;
+        };
+        let local = connection.flow.local;
+        let netns = connection.netns_cookie;
+        let opener = candidates(local)
+            .find_map(|local| {
+                let mut listeners = self.table.listeners(netns, local);
+                let first = listeners.next()?.opener;
+                Some(
+                    listeners
+                        .all(|other| other.opener == first)
+                        .then_some(first),
+                )
+            })
+            .flatten()
+            .filter(|opener| opener.source == Source::Exact);
+        if let (Some(opener), Some(connection)) = (opener, self.table.connection_mut(id)) {
+            connection.opener = Process {
+                source: Source::Inherited,
+                ..opener
+            };
+        }
+    }
+
+    /// Makes the step that the kernel shows, whatever we knew.
+    fn step(&mut self, id: Id, event: &Event, from: TcpState, to: TcpState) {
+        let Some(connection) = self.table.connection_mut(id) else {
+            return;
+        };
+        if let Err(state::Impossible { .. }) = state::check(connection.state, from, to) {
+            self.totals.impossible += 1;
+            connection.lacks(Incomplete::TransitionLost);
+        }
+        let for_ns = connection
+            .timeline
+            .current(from)
+            .map(|since| event.at.since(since));
+        connection.state = Some(to);
+        connection.last_step = Some((from, to));
+        connection.reset_received = false;
+        connection.reset_sent = None;
+        // A minisocket has taken over: the connection is not at CLOSE yet.
+        let hidden = to == TcpState::Close && connection.minisocket.is_some();
+        if to != TcpState::Close {
+            connection.timeline.arrive(to, event.at);
+        }
+        if self.config.transitions && !hidden && !connection.unnamed {
+            let row = row(connection, event.at, (from, to), for_ns);
+            self.push_row(Some(event.socket.address), row);
+        }
+    }
+
+    /// The row of a passive child's first step, which had no name at the time.
+    fn row_of_birth(&mut self, id: Id) {
+        if let Some(connection) = self.table.connection(id)
+            && let Some(at) = connection.opened_at
+            && self.config.transitions
+        {
+            let row = row(connection, at, (TcpState::Listen, TcpState::SynRecv), None);
+            self.push_row(None, row);
+        }
+    }
+
+    /// What a step other than to CLOSE tells beyond itself.
+    fn after_step(&mut self, id: Id, event: &Event, from: TcpState, to: TcpState, detail: u8) {
+        let Some(connection) = self.table.connection_mut(id) else {
+            return;
+        };
+        leave_established(connection, from, event.at);
+        match (from, to) {
+            (TcpState::SynSent, _) => {
+                connection.syn_retransmits = Some(detail);
+                self.forget_connecting(id);
+            }
+            (TcpState::SynRecv, TcpState::FinWait1 | TcpState::CloseWait) => {
+                connection.close_began_at.get_or_insert(event.at);
+            }
+            (TcpState::FinWait1, TcpState::FinWait2) => {
+                connection.fin_wait2_step = Some(FinWait2Step {
+                    cpu: event.cpu,
+                    seq: event.seq,
+                    segs_in: detail,
+                    owned: event.flags & flags::OWNED != 0,
+                });
+            }
+            _ => {}
+        }
+    }
+
+    /// It is past SYN_SENT: its thread's connect() has its tuple.
+    pub(super) fn forget_connecting(&mut self, id: Id) {
+        if let Some(tid) = self.table.connection(id).and_then(|c| c.opener.tid)
+            && self.connecting.get(&tid) == Some(&id)
+        {
+            self.connecting.remove(&tid);
+        }
+    }
+}
+
+/// Gives the verdict on a connection that is at CLOSE.
+pub(super) fn decide(connection: &mut Connection, config: &Config) {
+    let closing = &connection.closing;
+    let from = match connection.last_step {
+        Some((from, TcpState::Close)) => Some(from),
+        _ => connection.state,
+    };
+    let evidence = from.map(|from| Evidence {
+        from,
+        facts: closing.facts.unwrap_or_default(),
+        facts_seen: closing.facts.is_some(),
+        client: connection.role == Role::Client,
+        local_port: connection.flow.local.port != 0,
+        timer_started: connection.minisocket.is_some() && !connection.minisocket_only,
+        sees_timers: config.sees_timers,
+        unbroken: closing.unbroken,
+        reset_received: connection.reset_received,
+        reset_sent_before: closing.reset_sent_before,
+        reset_sent_after: closing.reset_sent_after,
+        reset_answered: closing.reset_answered,
+    });
+    // Without CLOSE only a minisocket tells how it went.
+    let evidence = evidence.filter(|e| e.facts_seen || e.timer_started);
+    let rule = evidence.as_ref().map_or(close::unseen(), close::decide);
+    connection.half_close = evidence.is_some_and(|e| close::is_half_close(&e, rule));
+    if rule.task_acts && closing.task.source != Source::Unknown {
+        connection.closer = closing.task;
+    }
+    if rule.minisocket_unseen {
+        connection.lacks(Incomplete::TimerProbeMissing);
+    }
+    connection.verdict = Some(rule);
+}
+
+/// A connection that an event shows without its opening.
+pub(super) fn adopted(event: &Event) -> Connection {
+    let Socket {
+        address,
+        cookie,
+        flow,
+    } = event.socket;
+    let netns = (event.netns_cookie, event.netns);
+    let mut connection = Connection::new(netns, address, cookie, flow);
+    connection.socket_is_v6 = event.flags & flags::SOCKET_V6 != 0;
+    connection.lacks(Incomplete::OpeningNotSeen);
+    connection
+}
+
+/// The row of a state change.
+pub(super) fn row(
+    connection: &Connection,
+    at: Timestamp,
+    (from, to): (TcpState, TcpState),
+    for_ns: Option<u64>,
+) -> TransitionRow {
+    TransitionRow {
+        cookie: connection.cookie,
+        generation: connection.generation,
+        at,
+        netns: connection.netns,
+        netns_cookie: connection.netns_cookie,
+        flow: connection.flow,
+        from,
+        to,
+        for_ns,
+        process: Process::default(),
+    }
+}
+
+fn leave_established(connection: &mut Connection, from: TcpState, at: Timestamp) {
+    if from == TcpState::Established {
+        connection.close_began_at.get_or_insert(at);
+    }
+}
+
+/// What CLOSE tells of the way into TIME_WAIT: from CLOSING, or straight through from FIN_WAIT1.
+fn refine_entry(connection: &mut Connection, from: TcpState, facts: &CloseFacts) {
+    let step = connection.fin_wait2_step;
+    let Some(minisocket) = &mut connection.minisocket else {
+        return;
+    };
+    let straight = step.is_some_and(|step| {
+        !step.owned
+            && from == TcpState::FinWait2
+            && minisocket.straight_after == Some((step.cpu, step.seq))
+            && step.segs_in == facts.segs_in as u8
+    });
+    let made_in_time_wait = !minisocket.began_in_fin_wait2;
+    if let Some(entry) = &mut minisocket.entry
+        && made_in_time_wait
+    {
+        entry.from = Some(if straight { TcpState::FinWait1 } else { from });
+    }
+}
+
+/// Where a listener that makes a connection at `local` may listen.
+fn candidates(local: Endpoint) -> impl Iterator<Item = Endpoint> {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+    let any_v4 = local
+        .address
+        .is_ipv4()
+        .then_some(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let any_v6 = Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+    [Some(local.address), any_v4, any_v6]
+        .into_iter()
+        .flatten()
+        .map(move |address| Endpoint { address, ..local })
+}
+
+const UNKNOWN_END: Endpoint = Endpoint {
+    address: std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+    port: 0,
+};
+
+/// Nothing is known of the addresses.
+const UNKNOWN_FLOW: Flow = Flow {
+    local: UNKNOWN_END,
+    peer: UNKNOWN_END,
+};
+
+/// What is known of a flow, filled up with what an event says.
+fn merge(known: Flow, said: Flow) -> Flow {
+    if known.is_known() {
+        return known;
+    }
+    let end = |known: Endpoint, said: Endpoint| Endpoint {
+        address: if known.address.is_unspecified() {
+            said.address
+        } else {
+            known.address
+        },
+        port: if known.port == 0 {
+            said.port
+        } else {
+            known.port
+        },
+    };
+    Flow {
+        local: end(known.local, said.local),
+        peer: end(known.peer, said.peer),
+    }
+}

@@ -1,0 +1,172 @@
+//! What the engine waits for. Time is the stream's, so each wait ends with an event or a watermark.
+
+use std::collections::VecDeque;
+
+use super::table::Id;
+use crate::time::Timestamp;
+
+const SECOND: u64 = 1_000_000_000;
+/// How long what follows an event by microseconds is waited for.
+const SOON: u64 = 1_000_000;
+/// How long a killed minisocket's tuple is watched for a successor.
+const REUSE: u64 = 3 * SECOND;
+/// Buckets of one second; a longer wait is looked at again when its bucket comes round.
+const BUCKETS: usize = 128;
+
+/// A wait that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Timer {
+    /// One millisecond after CLOSE: whatever bears on the verdict has come.
+    Verdict,
+    /// One millisecond after a minisocket's timer was taken off the wheel: neither expiry nor a new
+    /// start followed, so the minisocket was killed.
+    Cancel,
+    /// Three seconds after the kill: a SYN that took the tuple has become a connection by now.
+    Reuse,
+    /// The end of a minisocket is long due: perhaps it was lost.
+    Overdue,
+}
+
+/// The waits, each kind in the cheapest order that fits it.
+///
+/// The first three have one length each, and the time never goes back, so a queue is sorted as it
+/// grows. Ends of minisockets lie anywhere: a coarse wheel holds them, one push each.
+pub(super) struct Timers {
+    soon: VecDeque<(Timestamp, Id, Timer)>,
+    reuse: VecDeque<(Timestamp, Id)>,
+    wheel: Vec<Vec<Id>>,
+    fired: Vec<Id>,
+    tick: u64,
+}
+
+impl Timers {
+    pub fn new() -> Self {
+        Self {
+            soon: VecDeque::new(),
+            reuse: VecDeque::new(),
+            wheel: vec![Vec::new(); BUCKETS],
+            fired: Vec::new(),
+            tick: 0,
+        }
+    }
+
+    /// Starts the wait for a verdict.
+    pub fn park_verdict(&mut self, now: Timestamp, id: Id) {
+        self.soon
+            .push_back((Timestamp(now.0.saturating_add(SOON)), id, Timer::Verdict));
+    }
+
+    /// Starts the wait for what follows a cancel.
+    pub fn park_cancel(&mut self, now: Timestamp, id: Id) {
+        self.soon
+            .push_back((Timestamp(now.0.saturating_add(SOON)), id, Timer::Cancel));
+    }
+
+    /// Starts the wait for a killed minisocket's successor.
+    pub fn await_reuse(&mut self, now: Timestamp, id: Id) {
+        self.reuse
+            .push_back((Timestamp(now.0.saturating_add(REUSE)), id));
+    }
+
+    /// Starts the wait for an end that is due at `due`. It may fire earlier: ask again then.
+    pub fn await_end(&mut self, due: Timestamp, id: Id) {
+        let farthest = self.tick + BUCKETS as u64 - 1;
+        let tick = (due.0 / SECOND + 1).clamp(self.tick + 1, farthest);
+        self.wheel[tick as usize % BUCKETS].push(id);
+    }
+
+    /// The next wait that has ended by `now`: call until `None`.
+    pub fn pop(&mut self, now: Timestamp) -> Option<(Id, Timer)> {
+        if self.soon.front().is_some_and(|(due, ..)| *due <= now) {
+            return self.soon.pop_front().map(|(_, id, timer)| (id, timer));
+        }
+        if self.reuse.front().is_some_and(|(due, _)| *due <= now) {
+            return self.reuse.pop_front().map(|(_, id)| (id, Timer::Reuse));
+        }
+        self.turn(now);
+        self.fired.pop().map(|id| (id, Timer::Overdue))
+    }
+
+    /// When [`Self::pop`] has something next; `None`: nothing is waited for.
+    pub fn next(&self) -> Option<Timestamp> {
+        let soon = self.soon.front().map(|(due, ..)| *due);
+        let reuse = self.reuse.front().map(|(due, _)| *due);
+        let bucket = (1..=BUCKETS as u64)
+            .map(|ahead| self.tick + ahead)
+            .find(|tick| !self.wheel[*tick as usize % BUCKETS].is_empty())
+            .map(|tick| Timestamp(tick.saturating_mul(SECOND)));
+        [soon, reuse, bucket].into_iter().flatten().min()
+    }
+
+    /// When what is parked at `now` has ended its wait.
+    pub fn soon_after(now: Timestamp) -> Timestamp {
+        Timestamp(now.0.saturating_add(SOON))
+    }
+
+    fn turn(&mut self, now: Timestamp) {
+        let target = now.0 / SECOND;
+        if target <= self.tick {
+            return;
+        }
+        let first = (self.tick + 1).max((target + 1).saturating_sub(BUCKETS as u64));
+        self.tick = target;
+        for tick in first..=target {
+            self.fired.append(&mut self.wheel[tick as usize % BUCKETS]);
+        }
+        // Popped from the back: the earliest bucket first.
+        self.fired.reverse();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(timers: &mut Timers, now: u64) -> Vec<(u32, Timer)> {
+        std::iter::from_fn(|| timers.pop(Timestamp(now)))
+            .map(|(id, timer)| (id.index, timer))
+            .collect()
+    }
+
+    fn id(index: u32) -> Id {
+        Id { index, version: 0 }
+    }
+
+    #[test]
+    fn each_wait_ends_at_its_time_and_not_before() {
+        let mut timers = Timers::new();
+        let now = Timestamp(1_000 * SECOND);
+        assert!(all(&mut timers, now.0).is_empty());
+        timers.park_verdict(now, id(1));
+        timers.park_cancel(now, id(2));
+        timers.await_reuse(now, id(3));
+        assert!(all(&mut timers, now.0 + SOON - 1).is_empty());
+        assert_eq!(timers.next(), Some(Timestamp(now.0 + SOON)));
+        assert_eq!(
+            all(&mut timers, now.0 + SOON),
+            [(1, Timer::Verdict), (2, Timer::Cancel)]
+        );
+        assert_eq!(timers.next(), Some(Timestamp(now.0 + REUSE)));
+        assert_eq!(all(&mut timers, now.0 + REUSE), [(3, Timer::Reuse)]);
+        assert_eq!(timers.next(), None);
+    }
+
+    #[test]
+    fn the_wheel_never_fires_early_within_its_turn_and_never_forgets() {
+        let mut timers = Timers::new();
+        all(&mut timers, 500 * SECOND);
+        timers.await_end(Timestamp(567 * SECOND + 5), id(1));
+        timers.await_end(Timestamp(10), id(2));
+        timers.await_end(Timestamp(5_000 * SECOND), id(3));
+        assert_eq!(all(&mut timers, 501 * SECOND), [(2, Timer::Overdue)]);
+        assert!(all(&mut timers, 567 * SECOND + 5).is_empty());
+        assert_eq!(timers.next(), Some(Timestamp(568 * SECOND)));
+        assert_eq!(all(&mut timers, 568 * SECOND), [(1, Timer::Overdue)]);
+        // Beyond one turn: asked again at its end, and a leap over several turns loses nothing.
+        timers.await_end(Timestamp(9_000 * SECOND), id(4));
+        assert_eq!(
+            all(&mut timers, 100_000 * SECOND),
+            [(3, Timer::Overdue), (4, Timer::Overdue)]
+        );
+    }
+}

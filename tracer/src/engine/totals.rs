@@ -1,0 +1,128 @@
+//! What the engine counts.
+
+use crate::record::{CloseKind, Record, Role, TimeWaitExit};
+
+/// Totals since the start, and what there is now.
+///
+/// They hold at all times: `opened + found_open = closed + vanished + open`, and
+/// `minisockets_seen + minisockets_found = minisockets + expired + killed + overdue`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Openings seen: connections of either role, and listeners.
+    pub opened: u64,
+    /// Of these, connect().
+    pub opened_clients: u64,
+    /// Of these, connections that a listener made.
+    pub opened_servers: u64,
+    /// Of these, listen().
+    pub opened_listeners: u64,
+    /// Full sockets met without their opening.
+    pub found_open: u64,
+    /// Steps to CLOSE.
+    pub closed: u64,
+    /// Of these, listeners'.
+    pub closed_listeners: u64,
+    /// Full sockets that are gone without their CLOSE having been seen.
+    pub vanished: u64,
+    /// Full sockets that are open now.
+    pub open: u64,
+    /// Records of ends.
+    pub ended: u64,
+    /// Minisockets in TIME_WAIT now.
+    pub in_time_wait: u64,
+    /// Minisockets of either substate now.
+    pub minisockets: u64,
+    /// First starts of minisockets' timers.
+    pub minisockets_seen: u64,
+    /// Minisockets that ran before we looked, met at their end.
+    pub minisockets_found: u64,
+    /// Minisockets whose timer ran out.
+    pub minisockets_expired: u64,
+    /// Minisockets whose timer was cancelled for good.
+    pub minisockets_killed: u64,
+    /// Minisockets whose end was due and not seen.
+    pub minisockets_overdue: u64,
+    /// How TIME_WAITs ended.
+    pub ended_by: EndedBy,
+    /// Events that a second program showed again.
+    pub doubles: u64,
+    /// Steps that did not follow from the state that we knew.
+    pub impossible: u64,
+    /// {ESTABLISHED, CLOSE_WAIT} → CLOSE: the kernel's EstabResets.
+    pub estab_resets: u64,
+    /// Verdicts without a rule that fits.
+    pub unknown_closes: u64,
+    /// Records of ends that are not complete.
+    pub incomplete_records: u64,
+    /// Verdicts that are not complete.
+    pub incomplete_closes: u64,
+}
+
+/// Ends of TIME_WAIT by how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndedBy {
+    /// The timer ran out.
+    pub expired: u64,
+    /// connect() took the tuple.
+    pub reused_by_connect: u64,
+    /// A SYN took the tuple.
+    pub reused_by_syn: u64,
+    /// An RST came.
+    pub reset: u64,
+    /// Its network namespace went.
+    pub purged: u64,
+    /// SOCK_DESTROY.
+    pub destroyed: u64,
+    /// Not known.
+    pub unknown: u64,
+}
+
+impl Totals {
+    pub(super) fn count_opening(&mut self, role: Role) {
+        self.opened += 1;
+        self.open += 1;
+        match role {
+            Role::Client => self.opened_clients += 1,
+            Role::Server => self.opened_servers += 1,
+            Role::Listener => self.opened_listeners += 1,
+            Role::Unknown => {}
+        }
+    }
+
+    pub(super) fn count_verdict(&mut self, kind: CloseKind, incomplete: bool) {
+        self.unknown_closes += u64::from(kind == CloseKind::Unknown);
+        self.incomplete_closes += u64::from(incomplete);
+    }
+
+    pub(super) fn count_end(&mut self, record: &Record) {
+        self.ended += 1;
+        self.incomplete_records += u64::from(!record.incomplete.is_empty());
+        let Some(exit) = record.time_wait.and_then(|time_wait| time_wait.exit) else {
+            return;
+        };
+        *match exit {
+            TimeWaitExit::Expired => &mut self.ended_by.expired,
+            TimeWaitExit::ReusedByConnect => &mut self.ended_by.reused_by_connect,
+            TimeWaitExit::ReusedBySyn => &mut self.ended_by.reused_by_syn,
+            TimeWaitExit::Reset => &mut self.ended_by.reset,
+            TimeWaitExit::Purged => &mut self.ended_by.purged,
+            TimeWaitExit::Destroyed => &mut self.ended_by.destroyed,
+            TimeWaitExit::Unknown => &mut self.ended_by.unknown,
+        } += 1;
+    }
+
+    /// Connections in the table.
+    pub(super) fn tracked(&self) -> u64 {
+        (self.opened + self.found_open + self.minisockets_found).saturating_sub(self.ended)
+    }
+
+    pub(super) fn balances(&self) -> bool {
+        self.opened + self.found_open == self.closed + self.vanished + self.open
+            && self.opened == self.opened_clients + self.opened_servers + self.opened_listeners
+            && self.minisockets_seen + self.minisockets_found
+                == self.minisockets
+                    + self.minisockets_expired
+                    + self.minisockets_killed
+                    + self.minisockets_overdue
+    }
+}
