@@ -63,9 +63,12 @@ fn search(package: &Path, out_dir: &Path) -> Result<Option<PathBuf>, Box<dyn Err
     Ok(None)
 }
 
-/// The directory around `out_dir` that cargo marks as one for caches.
+/// The directory around `out_dir` with what cargo leaves at the top of a target directory.
 fn target_dir(out_dir: &Path) -> Option<&Path> {
-    out_dir
-        .ancestors()
-        .find(|dir| dir.join("CACHEDIR.TAG").exists())
+    let is_top = |dir: &&Path| {
+        [".rustc_info.json", "CACHEDIR.TAG"]
+            .iter()
+            .any(|mark| dir.join(mark).exists())
+    };
+    out_dir.ancestors().find(is_top)
 }
