@@ -63,12 +63,12 @@ fn search(package: &Path, out_dir: &Path) -> Result<Option<PathBuf>, Box<dyn Err
     Ok(None)
 }
 
-/// The directory around `out_dir` with what cargo leaves at the top of a target directory.
+/// The directory around `out_dir` with what cargo keeps at the top of a target directory.
+///
+/// CACHEDIR.TAG would not do: the directories of single targets below it have one too, and a
+/// target directory that was there before cargo has none.
 fn target_dir(out_dir: &Path) -> Option<&Path> {
-    let is_top = |dir: &&Path| {
-        [".rustc_info.json", "CACHEDIR.TAG"]
-            .iter()
-            .any(|mark| dir.join(mark).exists())
-    };
-    out_dir.ancestors().find(is_top)
+    out_dir
+        .ancestors()
+        .find(|dir| dir.join(".rustc_info.json").exists())
 }
