@@ -63,9 +63,12 @@ fn search(package: &Path, out_dir: &Path) -> Result<Option<PathBuf>, Box<dyn Err
     Ok(None)
 }
 
-/// The directory around `out_dir` that cargo marks as one for caches.
+/// The directory around `out_dir` with what cargo keeps at the top of a target directory.
+///
+/// CACHEDIR.TAG would not do: the directories of single targets below it have one too, and a
+/// target directory that was there before cargo has none.
 fn target_dir(out_dir: &Path) -> Option<&Path> {
     out_dir
         .ancestors()
-        .find(|dir| dir.join("CACHEDIR.TAG").exists())
+        .find(|dir| dir.join(".rustc_info.json").exists())
 }

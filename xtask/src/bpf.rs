@@ -68,8 +68,8 @@ pub fn for_bpf<'a>(
     let mut flags = vec![
         format!("--cfg=bpf_target_arch=\"{}\"", bpf_target_arch(&rustc.host)),
         "-Cdebuginfo=2".into(),
+        // rustc tells the linker too.
         format!("-Ctarget-cpu={CPU}"),
-        format!("-Clink-arg=--cpu={CPU}"),
         "-Clink-arg=--btf".into(),
     ];
     if let Some(sysroot) = sysroot {
@@ -96,6 +96,23 @@ pub fn for_bpf<'a>(
 pub fn verify_elf(path: &Path) -> Result<()> {
     let bytes = fs::read(path).with_context(|| format!("failed to read {}", path.display()))?;
     parse(&bytes).map(drop)
+}
+
+/// The very object, whole, in the program: a stub or an older one would show only when it runs.
+pub fn verify_embedded(program: &Path, object: &Path) -> Result<()> {
+    let read =
+        |path: &Path| fs::read(path).with_context(|| format!("failed to read {}", path.display()));
+    ensure!(
+        holds(&read(program)?, &read(object)?),
+        "{} does not hold {}",
+        program.display(),
+        object.display()
+    );
+    Ok(())
+}
+
+fn holds(program: &[u8], object: &[u8]) -> bool {
+    !object.is_empty() && memchr::memmem::find(program, object).is_some()
 }
 
 /// What the kernel and the loader ask for: programs, their types, a licence.
@@ -147,6 +164,16 @@ mod tests {
         let this = fs::read(std::env::current_exe().unwrap()).unwrap();
         let error = verify(&this).unwrap_err().to_string();
         assert!(error.contains("not for BPF"), "{error}");
+    }
+
+    #[test]
+    fn the_object_is_in_a_program_whole_or_not_at_all() {
+        let object: Vec<u8> = (0..=255).collect();
+        let mut program = object[..100].to_vec();
+        assert!(!holds(&program, &object));
+        program.extend(&object);
+        assert!(holds(&program, &object));
+        assert!(!holds(&program, &[]), "any program would hold a stub");
     }
 
     #[test]

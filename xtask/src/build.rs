@@ -24,7 +24,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
 /// Builds everything; returns the program's path.
 pub fn tracer(workspace: &Workspace, release: bool) -> Result<PathBuf> {
     let toolchain = setup::toolchain(workspace)?;
-    bpf::build(workspace, &toolchain)?;
+    let object = bpf::build(workspace, &toolchain)?;
     let mut cargo = workspace.cargo();
     cargo.args(["build", "--package", "tracer", "--bin", "tracer"]);
     if release {
@@ -32,8 +32,11 @@ pub fn tracer(workspace: &Workspace, release: bool) -> Result<PathBuf> {
     }
     // With a target set, cargo would put the program elsewhere.
     child::succeed(cargo.env_remove("CARGO_BUILD_TARGET"))?;
-    Ok(workspace
-        .target
-        .join(if release { "release" } else { "debug" })
-        .join("tracer"))
+    let tracer = workspace.target.join(if release {
+        "release/tracer"
+    } else {
+        "debug/tracer"
+    });
+    bpf::verify_embedded(&tracer, &object)?;
+    Ok(tracer)
 }

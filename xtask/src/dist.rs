@@ -41,11 +41,7 @@ pub fn run(workspace: &Workspace) -> Result<ExitCode> {
     let bytes = fs::read(&built).with_context(|| format!("failed to read {}", built.display()))?;
     let name = built.display();
     is_static(&bytes).with_context(|| format!("{name} is not static"))?;
-    ensure!(
-        holds(&bytes, &fs::read(&object)?),
-        "{name} does not hold {}",
-        object.display()
-    );
+    bpf::verify_embedded(&built, &object)?;
 
     let arch = target.split('-').next().unwrap_or(&target);
     let dist = workspace.target.join("dist");
@@ -91,25 +87,6 @@ fn is_static(bytes: &[u8]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The very object, whole: a stub or an older one would show only on the sick host.
-fn holds(program: &[u8], object: &[u8]) -> bool {
-    // Compared in full only where the first bytes agree.
-    let Some(probe) = object.get(..16) else {
-        return false;
-    };
-    let mut from = 0;
-    while let Some(at) = program[from..]
-        .windows(probe.len())
-        .position(|window| window == probe)
-    {
-        if program[from + at..].starts_with(object) {
-            return true;
-        }
-        from += at + 1;
-    }
-    false
 }
 
 enum Alone {
@@ -160,15 +137,5 @@ mod tests {
         let this = fs::read(std::env::current_exe().unwrap()).unwrap();
         assert!(is_static(&this).is_err());
         assert!(is_static(b"#!/bin/sh").is_err());
-    }
-
-    #[test]
-    fn the_object_is_found_whole_or_not_at_all() {
-        let object: Vec<u8> = (0..=255).collect();
-        let mut program = object[..100].to_vec();
-        assert!(!holds(&program, &object));
-        program.extend(&object);
-        assert!(holds(&program, &object));
-        assert!(!holds(&program, &[]), "a stub is held by anything");
     }
 }

@@ -65,7 +65,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let (privileged, ordinary): (Vec<_>, Vec<_>) = binaries
         .tests
         .iter()
-        .partition(|binary| binary.is_integration && PRIVILEGED.contains(&binary.name.as_str()));
+        .partition(|binary| binary.kind == "test" && PRIVILEGED.contains(&binary.name.as_str()));
     let mut sum = Count::default();
     let (beside, root) = match root_for(&privileged)? {
         Ok(root) => {
@@ -77,7 +77,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
                 let mut command = root.command(&binary.executable, &variables);
                 command.args(&args.tests).current_dir(&binary.package);
                 Job {
-                    name: format!("{} (as root)", binary.name),
+                    name: format!("{} (as root)", binary.title()),
                     command,
                 }
             });
@@ -92,7 +92,8 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
                 let count = Count::skipping(&String::from_utf8_lossy(&list.stdout));
                 println!(
                     "--- {}: skipped, {} tests: {reason}",
-                    binary.name, count.skipped
+                    binary.title(),
+                    count.skipped
                 );
                 sum += count;
             }
@@ -107,7 +108,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         );
         command.args(&args.tests).current_dir(&binary.package);
         sum += Job {
-            name: binary.name.clone(),
+            name: binary.title(),
             command,
         }
         .run(print)?;

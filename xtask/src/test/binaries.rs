@@ -23,11 +23,26 @@ pub struct Binaries {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binary {
     pub name: String,
-    /// One of `tests/`, not the tests within a crate.
-    pub is_integration: bool,
+    /// As cargo says it: `lib`, `bin`, or `test` for one of `tests/`.
+    pub kind: String,
     pub executable: PathBuf,
     /// The directory of its package, where its tests expect to run.
     pub package: PathBuf,
+}
+
+impl Binary {
+    /// What is shown above its output.
+    pub fn title(&self) -> String {
+        let package = self
+            .package
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy();
+        match self.kind.as_str() {
+            "test" => format!("{package}: tests/{}", self.name),
+            kind => format!("{package}: {kind}"),
+        }
+    }
 }
 
 impl Binaries {
@@ -74,7 +89,7 @@ impl Binaries {
                 .context("a manifest without directory")?;
             found.tests.push(Binary {
                 name,
-                is_integration: kind == "test",
+                kind,
                 executable,
                 package: package.to_owned(),
             });
@@ -132,9 +147,9 @@ mod tests {
         let names: Vec<_> = found
             .tests
             .iter()
-            .map(|test| (test.name.as_str(), test.is_integration))
+            .map(|test| (test.name.as_str(), test.kind.as_str()))
             .collect();
-        assert_eq!(names, [("tracer", false), ("live", true)]);
+        assert_eq!(names, [("tracer", "lib"), ("live", "test")]);
         assert_eq!(found.tests[1].package, Path::new("/w/tracer"));
         let variables = found.variables(&found.tests[1], OsStr::new("/bin"), Path::new("/s"));
         assert!(variables.contains(&("CARGO_BIN_EXE_tracer".into(), "/t/tracer".into())));
