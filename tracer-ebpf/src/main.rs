@@ -18,6 +18,7 @@
 #![feature(asm_experimental_arch, core_intrinsics)]
 
 mod emit;
+mod learn;
 mod maps;
 mod reset;
 mod sock;
@@ -63,6 +64,13 @@ pub fn timer_cancel(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "timer_expire_entry")]
 pub fn timer_expire(ctx: BtfTracePointContext) -> i32 {
     timewait::on_timer(&ctx, tracer_common::event::Kind::TimerExpire);
+    0
+}
+
+/// Which function is the minisockets' timer handler. Attached for a moment, where it is hidden.
+#[btf_tracepoint(function = "timer_start")]
+pub fn learn_handler(ctx: BtfTracePointContext) -> i32 {
+    learn::on_timer_start(&ctx);
     0
 }
 

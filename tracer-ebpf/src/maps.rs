@@ -26,6 +26,18 @@ pub const MARKS_PER_HOOK: u32 = 64;
 pub static MARKS: PerCpuArray<u64> =
     PerCpuArray::with_max_entries(MARKS_PER_HOOK * Hook::COUNT as u32, 0);
 
+/// The timer handler that [`crate::learn`] has found.
+#[map]
+pub static LEARNED: Array<u64> = Array::with_max_entries(1, 0);
+
+/// `skc_portpair` of the connection to learn from.
+#[unsafe(no_mangle)]
+pub static OUR_PORTS: u32 = 0;
+
+/// `skc_addrpair` of the connection to learn from.
+#[unsafe(no_mangle)]
+pub static OUR_ADDRESSES: u64 = 0;
+
 /// Where the running kernel keeps its fields.
 #[unsafe(no_mangle)]
 pub static OFFSETS: Offsets = Offsets::UNKNOWN;

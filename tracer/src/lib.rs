@@ -22,6 +22,7 @@ pub mod decode;
 pub mod engine;
 pub mod fdinfo;
 pub mod filter;
+pub mod handler;
 pub mod host;
 pub mod kallsyms;
 pub mod object;

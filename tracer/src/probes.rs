@@ -13,6 +13,7 @@ use tracer_common::event::{Account, Hook, Kind};
 use crate::btf::{BtfError, KernelBtf, Layout, VMLINUX};
 use crate::clock;
 use crate::fdinfo::{self, ProgramStatistics};
+use crate::handler::{self, HandlerError};
 use crate::kallsyms;
 use crate::stream::{AccountReading, ProbeReport, ProbeState};
 
@@ -208,8 +209,8 @@ impl Probes {
         let object = settings.object.ok_or(ProbeError::NoObject)?;
         let kernel = KernelBtf::from_file(settings.btf)?;
         let layout = kernel.layout()?;
-        let handler = kallsyms::address_of(settings.kallsyms, "tw_timer_handler");
         let btf = Btf::parse_file(settings.btf, aya::Endianness::default())?;
+        let handler = handler::address(settings.kallsyms, object, &btf, &layout);
         let send_reset_arguments = kernel.tracepoint_arguments("tcp_send_reset").unwrap_or(0);
         let constants = Constants {
             layout,
@@ -397,7 +398,7 @@ fn log_level() -> u8 {
 fn refusal(
     probe: &Probe,
     kernel: &KernelBtf,
-    handler: &Result<u64, kallsyms::SymbolError>,
+    handler: &Result<u64, HandlerError>,
 ) -> Option<String> {
     match (probe.role, kernel.tracepoint_arguments(probe.hook)) {
         (_, None) => Some(format!("this kernel has no tracepoint {}", probe.hook)),
