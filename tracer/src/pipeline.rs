@@ -22,7 +22,8 @@ pub struct Pipeline {
     closed_by_kind: [u64; CloseKind::ALL.len()],
     time_waits_ended: u64,
     account: AccountReading,
-    doubles_told: u64,
+    told: AccountReading,
+    missed_told: u64,
 }
 
 impl Pipeline {
@@ -54,7 +55,8 @@ impl Pipeline {
             closed_by_kind: [0; CloseKind::ALL.len()],
             time_waits_ended: 0,
             account: AccountReading::default(),
-            doubles_told: 0,
+            told: AccountReading::default(),
+            missed_told: 0,
         }
     }
 
@@ -123,51 +125,36 @@ impl Pipeline {
         }
     }
 
-    /// Tells what was lost since the last reading.
+    /// Tells what was lost since that was last told.
     fn handle_account(&mut self, reading: &AccountReading, out: &mut BytesMut) {
-        let doubles = self.engine.totals().doubles;
-        let missed_before = missed(&self.account, self.doubles_told);
-        let missed = missed(reading, doubles).saturating_sub(missed_before);
-        let count = reading.ring_lost.saturating_sub(self.account.ring_lost);
-        if count > 0 || missed > 0 {
-            let by_kind = Kind::ALL
+        let missed = missed(reading, self.engine.totals().doubles);
+        let told = &self.told;
+        let loss = Loss {
+            at: reading.at,
+            count: reading.ring_lost.saturating_sub(told.ring_lost),
+            by_kind: Kind::ALL
                 .into_iter()
                 .map(|kind| {
                     let number = kind as usize;
-                    (
-                        kind,
-                        reading.lost_by_kind[number] - self.account.lost_by_kind[number],
-                    )
+                    let lost = reading.lost_by_kind[number];
+                    (kind, lost.saturating_sub(told.lost_by_kind[number]))
                 })
                 .filter(|(_, lost)| *lost > 0)
-                .collect();
-            let lost_before = |cpu| {
-                let found = self
-                    .account
-                    .lost_by_cpu
-                    .iter()
-                    .find(|(known, _)| *known == cpu);
-                found.map_or(0, |(_, lost)| *lost)
-            };
-            let cpus = reading
+                .collect(),
+            cpus: reading
                 .lost_by_cpu
                 .iter()
-                .filter(|(cpu, lost)| *lost > lost_before(*cpu))
+                .filter(|(cpu, lost)| *lost > lost_on(told, *cpu))
                 .map(|(cpu, _)| *cpu)
-                .collect();
-            let loss = Loss {
-                at: reading.at,
-                count,
-                by_kind,
-                cpus,
-                missed,
-            };
+                .collect(),
+            missed: missed.saturating_sub(self.missed_told),
+        };
+        if loss.count > 0 || loss.missed > 0 {
             self.writer.loss(&loss, self.wall, out);
-            self.doubles_told = doubles;
-            self.account = reading.clone();
-        } else {
-            self.account.hits = reading.hits;
+            self.missed_told += loss.missed;
+            self.told = reading.clone();
         }
+        self.account = reading.clone();
     }
 
     fn summary(&self, now: Timestamp) -> Summary {
@@ -191,6 +178,11 @@ impl Pipeline {
             missed: missed(&self.account, totals.doubles),
         }
     }
+}
+
+fn lost_on(reading: &AccountReading, cpu: u16) -> u64 {
+    let found = reading.lost_by_cpu.iter().find(|(known, _)| *known == cpu);
+    found.map_or(0, |(_, lost)| *lost)
 }
 
 /// Events that no program was run for: see [`AccountReading`].

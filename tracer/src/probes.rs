@@ -272,8 +272,11 @@ impl Probes {
 
     /// Detaches every program: but for one that is running, no event comes after this. The accounts
     /// can still be read.
+    ///
+    /// The last attached goes first: a second program without its first would take every event for
+    /// one that was missed.
     pub fn detach(&mut self) {
-        for (name, link) in self.links.drain(..) {
+        for (name, link) in self.links.drain(..).rev() {
             if let Some(Program::BtfTracePoint(program)) = self.ebpf.program_mut(name)
                 && let Err(error) = program.detach(link)
             {
