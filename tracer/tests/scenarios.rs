@@ -368,7 +368,11 @@ impl Script {
             "reset_sent" => Body::ResetSent {
                 state: match words.value("state") {
                     Some(name) => state(name)?.number(),
-                    None => 1,
+                    None => self
+                        .last_step
+                        .get(name)
+                        .map_or(TcpState::Established, |(_, to)| *to)
+                        .number(),
                 },
                 answers_segment: words.has("answers"),
                 reason: None,

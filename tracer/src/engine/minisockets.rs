@@ -211,7 +211,8 @@ impl Engine {
                 );
             }
             Life::Running | Life::Cancelled(_) => self.timers.await_end(due, id),
-            Life::Killed(_) | Life::Ended(_) => {}
+            Life::Killed(_) => self.on_reuse_timeout(id),
+            Life::Ended(_) => {}
         }
     }
 

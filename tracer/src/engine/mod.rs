@@ -109,11 +109,12 @@ impl Engine {
     /// The event's stamp moves the time first, so what was waited for until then is settled without
     /// it. A stamp that is earlier than one before it changes no order: the ring's is the truth.
     pub fn handle_event(&mut self, event: &Event) {
+        match &event.body {
+            Body::Task(task) => self.complete_row(event, task),
+            _ => self.release_row(),
+        }
         self.advance(event.at);
         let unbroken = self.note_sequence(event);
-        if !matches!(event.body, Body::Task(_)) {
-            self.release_row();
-        }
         match event.body {
             Body::Transition { from, to, detail } => self.on_transition(event, from, to, detail),
             Body::Close { from, ref facts } => self.on_close(event, from, facts, unbroken),
@@ -126,7 +127,7 @@ impl Engine {
                 tcp_flags,
                 payload,
             } => self.on_segment(event, minisocket, tcp_flags, payload),
-            Body::ResetReceived { .. } => self.on_reset_received(event),
+            Body::ResetReceived { state } => self.on_reset_received(event, state),
             Body::ResetSent {
                 state,
                 answers_segment,

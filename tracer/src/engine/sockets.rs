@@ -63,6 +63,7 @@ impl Engine {
         let closing = Closing {
             facts: Some(*facts),
             unbroken,
+            reset_sent_in_state: connection.reset_sent.is_some(),
             reset_sent_before: connection
                 .reset_sent
                 .is_some_and(|(at, cpu)| cpu == event.cpu && event.at.since(at) <= JUST_BEFORE),
@@ -92,40 +93,53 @@ impl Engine {
         self.timers.park_verdict(self.now, id);
     }
 
-    pub(super) fn on_reset_received(&mut self, event: &Event) {
-        if let Some(id) = self.find(event) {
-            self.learn(id, &event.socket);
-            if let Some(connection) = self.table.connection_mut(id)
-                && connection.is_open()
-            {
-                connection.reset_received = true;
-            }
+    pub(super) fn on_reset_received(&mut self, event: &Event, state: u8) {
+        if let Some(id) = self.find_reset(event, state)
+            && let Some(connection) = self.table.connection_mut(id)
+        {
+            connection.reset_received = true;
         }
     }
 
     pub(super) fn on_reset_sent(&mut self, event: &Event, state: u8, answers_segment: bool) {
-        if state == TcpState::TimeWait.number() {
-            self.on_reset_of_minisocket(event);
-            return;
-        }
-        let Some(id) = self.find(event) else {
-            return;
-        };
-        self.learn(id, &event.socket);
-        let Some(connection) = self.table.connection_mut(id) else {
-            return;
-        };
-        if connection.is_open() {
-            connection.reset_sent = Some((event.at, event.cpu));
-        } else if connection.verdict.is_none() {
-            connection.closing.reset_sent_after = true;
-            connection.closing.reset_answered |= answers_segment;
+        match TcpState::from_number(state) {
+            Some(TcpState::TimeWait) => self.on_reset_of_minisocket(event),
+            // It went to CLOSE just before: the verdict waits for this.
+            Some(TcpState::Close) => {
+                if let Some(id) = self.find_any(event)
+                    && let Some(connection) = self.table.connection_mut(id)
+                    && connection.closed_at.is_some()
+                    && connection.verdict.is_none()
+                {
+                    connection.closing.reset_sent_after = true;
+                    connection.closing.reset_answered |= answers_segment;
+                }
+            }
+            _ => {
+                if let Some(id) = self.find_reset(event, state)
+                    && let Some(connection) = self.table.connection_mut(id)
+                {
+                    connection.reset_sent = Some((event.at, event.cpu));
+                }
+            }
         }
     }
 
+    /// The open connection that a reset in `state` bears on. It may be the first that is seen of
+    /// it. Listeners and request sockets, which answer strangers, are left alone.
+    fn find_reset(&mut self, event: &Event, state: u8) -> Option<Id> {
+        use TcpState::{Close, Listen, TimeWait};
+        let state = TcpState::from_number(state)?;
+        if matches!(state, Close | Listen | TimeWait) {
+            return None;
+        }
+        let id = self.find_or_adopt(event, state)?;
+        self.learn(id, &event.socket);
+        Some(id)
+    }
+
     pub(super) fn on_task(&mut self, event: &Event, task: &Task) {
-        self.complete_row(event, task);
-        let Some(id) = self.find(event) else {
+        let Some(id) = self.find_any(event) else {
             return;
         };
         let Some(connection) = self.table.connection_mut(id) else {
@@ -253,15 +267,6 @@ impl Engine {
         })
     }
 
-    /// The same, where the socket's latest connection can still be meant.
-    fn find(&self, event: &Event) -> Option<Id> {
-        self.find_any(event).filter(|id| {
-            self.table
-                .connection(*id)
-                .is_some_and(|connection| !connection.minisocket_only)
-        })
-    }
-
     /// The open connection that an event belongs to; a new one where its opening was not seen.
     fn find_or_adopt(&mut self, event: &Event, from: TcpState) -> Option<Id> {
         let found = self
@@ -348,9 +353,12 @@ impl Engine {
         let Some(connection) = self.table.connection_mut(id) else {
             return;
         };
-        if let Err(state::Impossible { .. }) = state::check(connection.state, from, to) {
+        if let Err(impossible) = state::check(connection.state, from, to) {
             self.totals.impossible += 1;
             connection.lacks(Incomplete::TransitionLost);
+            if impossible.known != impossible.from {
+                connection.timeline.lose_end();
+            }
         }
         let for_ns = connection
             .timeline
@@ -435,6 +443,7 @@ pub(super) fn decide(connection: &mut Connection, config: &Config) {
         sees_timers: config.sees_timers,
         unbroken: closing.unbroken,
         reset_received: connection.reset_received,
+        reset_sent_in_state: closing.reset_sent_in_state,
         reset_sent_before: closing.reset_sent_before,
         reset_sent_after: closing.reset_sent_after,
         reset_answered: closing.reset_answered,

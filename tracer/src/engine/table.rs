@@ -86,6 +86,7 @@ pub(super) struct FinWait2Step {
 pub(super) struct Closing {
     pub facts: Option<CloseFacts>,
     pub unbroken: bool,
+    pub reset_sent_in_state: bool,
     pub reset_sent_before: bool,
     pub reset_sent_after: bool,
     pub reset_answered: bool,
