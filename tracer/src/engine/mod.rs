@@ -79,9 +79,7 @@ pub struct Engine {
     connecting: HashMap<u32, Id, RandomState>,
     /// Number of each processor's latest event.
     sequences: Vec<Option<u32>>,
-    outputs: VecDeque<Output>,
-    /// The latest row, held back until it is known whether its task follows.
-    held: Option<(u64, TransitionRow)>,
+    outputs: VecDeque<Pending>,
     totals: Totals,
 }
 
@@ -99,7 +97,6 @@ impl Engine {
             connecting: HashMap::default(),
             sequences: Vec::new(),
             outputs: VecDeque::new(),
-            held: None,
             totals: Totals::default(),
         }
     }
@@ -109,10 +106,6 @@ impl Engine {
     /// The event's stamp moves the time first, so what was waited for until then is settled without
     /// it. A stamp that is earlier than one before it changes no order: the ring's is the truth.
     pub fn handle_event(&mut self, event: &Event) {
-        match &event.body {
-            Body::Task(task) => self.complete_row(event, task),
-            _ => self.release_row(),
-        }
         self.advance(event.at);
         let unbroken = self.note_sequence(event);
         match event.body {
@@ -138,20 +131,24 @@ impl Engine {
 
     /// Moves the time. Call it with each watermark, then [`Self::poll`].
     pub fn handle_timeout(&mut self, now: Timestamp) {
-        self.release_row();
         self.advance(now);
     }
 
     /// When [`Self::handle_timeout`] has something to do next; `None`: nothing is waited for.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        let row = self.held.as_ref().map(|_| self.now);
-        [row, self.timers.next()].into_iter().flatten().min()
+        let held = self.outputs.front().and_then(|pending| pending.held);
+        let held = held.map(|held| held.until);
+        [held, self.timers.next()].into_iter().flatten().min()
     }
 
     /// The next output. Call it until `None` after each event and each watermark.
     pub fn poll(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        let held = self.outputs.front()?.held;
+        if held.is_some_and(|held| held.until > self.now) {
+            return None;
+        }
+        self.outputs.pop_front().map(|pending| pending.output)
     }
 
     /// What has been counted so far.
@@ -163,7 +160,6 @@ impl Engine {
     /// The stream has ended: what is parked is settled without waiting. Connections that are open
     /// and minisockets that live give no record. Call it once, then [`Self::poll`].
     pub fn finish(&mut self) {
-        self.release_row();
         self.advance(Timers::soon_after(self.now));
         for id in self.killed() {
             self.give_up_reuse(id);
@@ -195,31 +191,40 @@ impl Engine {
         last.is_some_and(|last| last.wrapping_add(1) == event.seq)
     }
 
-    /// Gives out a row of a state change. One that the kernel shows is held back for its task.
+    fn push(&mut self, output: Output) {
+        self.outputs.push_back(Pending { held: None, output });
+    }
+
+    /// Gives out a row of a state change. One that a task may follow waits for that, and what comes
+    /// after it waits too: events of other processors may lie between.
     fn push_row(&mut self, address: Option<u64>, row: TransitionRow) {
-        self.release_row();
-        match address {
-            Some(address) => self.held = Some((address, row)),
-            None => self.outputs.push_back(Output::Transition(row)),
-        }
+        let held = address
+            .filter(|_| state::may_have_task(row.from, row.to))
+            .map(|address| Held {
+                address,
+                until: Timers::soon_after(self.now),
+            });
+        let output = Output::Transition(row);
+        self.outputs.push_back(Pending { held, output });
     }
 
-    fn release_row(&mut self) {
-        if let Some((_, row)) = self.held.take() {
-            self.outputs.push_back(Output::Transition(row));
-        }
-    }
-
-    /// The task of the held row, if it is that; then the row goes out.
+    /// The task of a held row: the row goes out with it.
     fn complete_row(&mut self, event: &Event, task: &Task) {
-        if let Some((address, row)) = &mut self.held
-            && *address == event.socket.address
-            && row.cookie == event.socket.cookie
-            && (row.from, row.to) == (task.from, task.to)
-        {
-            row.process = exactly(task);
+        if !self.config.transitions {
+            return;
         }
-        self.release_row();
+        for pending in self.outputs.iter_mut().rev() {
+            if let Output::Transition(row) = &mut pending.output
+                && let Some(held) = pending.held
+                && held.address == event.socket.address
+                && row.cookie == event.socket.cookie
+                && (row.from, row.to) == (task.from, task.to)
+            {
+                row.process = exactly(task);
+                pending.held = None;
+                return;
+            }
+        }
     }
 
     /// The verdict and, where no minisocket lives on, the end.
@@ -242,7 +247,7 @@ impl Engine {
         self.totals
             .count_verdict(record.close.kind, !record.incomplete.is_empty());
         let over = !connection.minisocket_lives();
-        self.outputs.push_back(Output::Close(Box::new(record)));
+        self.push(Output::Close(Box::new(record)));
         if over {
             self.give_end(id);
         }
@@ -269,7 +274,7 @@ impl Engine {
         let record = finished::record(&connection, Stage::End, &self.config);
         self.totals.count_end(&record);
         self.ended.remember(self.now, remembered(&connection));
-        self.outputs.push_back(Output::End(Box::new(record)));
+        self.push(Output::End(Box::new(record)));
     }
 
     /// The full socket is gone and its CLOSE was never seen.
@@ -315,6 +320,20 @@ impl Engine {
         let parked = |c: &Connection| c.minisocket.is_some() || !c.is_open();
         self.table.iter().filter(|(_, c)| parked(c)).count()
     }
+}
+
+/// An output in its turn.
+struct Pending {
+    held: Option<Held>,
+    output: Output,
+}
+
+/// Why an output is held back: its task may follow.
+#[derive(Clone, Copy)]
+struct Held {
+    /// Kernel address of its socket.
+    address: u64,
+    until: Timestamp,
 }
 
 /// What is remembered of a connection that has ended.

@@ -139,6 +139,7 @@ impl Engine {
     }
 
     pub(super) fn on_task(&mut self, event: &Event, task: &Task) {
+        self.complete_row(event, task);
         let Some(id) = self.find_any(event) else {
             return;
         };
