@@ -20,6 +20,11 @@
 //! Every event takes `cpu=`, `seq=`, `recovered`, `owned`, `cookie=`, `address=`, `flow=`,
 //! `local_port=`. Jiffies run from 1,000,000 at second 0; `expires` stays as it was set last.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should stop there"
+)]
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::path::Path;

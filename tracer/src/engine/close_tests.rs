@@ -214,7 +214,45 @@ fn the_verdicts_are_as_reviewed() {
             rule.name, rule.kind, rule.initiator
         ));
     }
-    insta::assert_snapshot!(table, @"");
+    insta::assert_snapshot!(table, @r"
+    listener closed: ListenerClosed Local - task
+    passive close: Passive Peer Fin
+    simultaneous close: Simultaneous Both Fin
+    active close: Active Local Fin
+    simultaneous close, minisocket unseen: Simultaneous Both Fin unseen
+    active close, minisocket unseen: Active Local Fin unseen
+    data after close: ResetSent Local DataAfterClose
+    refused: ConnectFailed Peer Refused
+    reset by the peer: ResetReceived Peer PeerReset
+    destroyed: ResetSent Local Destroyed task
+    connect timeout: ConnectFailed None TimedOut
+    unreachable: ConnectFailed Peer Unreachable
+    handshake failed: Aborted None HandshakeAborted
+    user timeout: TimedOut None UserTimeout
+    keepalive: TimedOut None Keepalive
+    zero window: TimedOut None ZeroWindow
+    retransmission: TimedOut None Retransmission
+    reset by the peer, told by the error: ResetReceived Peer PeerReset
+    repair: Aborted None Repair
+    closed while connecting: ConnectFailed Local Abandoned task
+    no port: ConnectFailed Local NoPort task
+    tuple in use: ConnectFailed Local TupleInUse task
+    connect failed at once: ConnectFailed Local - task
+    disconnected while connecting: ConnectFailed Local Abandoned task
+    handshake aborted: Aborted None HandshakeAborted
+    unaccepted: ResetSent Local Unaccepted task
+    simultaneous close, no minisocket, held: Simultaneous Both Fin overflow
+    active close, no minisocket, held: Active Local Fin overflow
+    unread data: ResetSent Local UnreadData task
+    linger zero: ResetSent Local LingerZero task
+    disconnect: ResetSent Local Disconnect task
+    linger2: ResetSent Local Linger2
+    data after close, at the ACK of our FIN: ResetSent Local DataAfterClose
+    FIN_WAIT2 timeout: TimedOut None FinWait2
+    simultaneous close, no minisocket: Simultaneous Both Fin overflow
+    active close, no minisocket: Active Local Fin overflow
+    orphan limit or memory: ResetSent Local OrphanOrMemory
+    ");
 }
 
 #[test]

@@ -9,9 +9,9 @@
 //! finish()                  once, when the stream has ended; then poll() again
 //! ```
 //!
-//! A connection lives in the [`table`] from its first event to the end of its TIME_WAIT.
-//! [`state`] checks its steps, [`close`] gives the verdict one millisecond after CLOSE,
-//! [`timewait`] follows the minisocket, [`reuse`] tells who took the tuple.
+//! A connection lives in the table from its first event to the end of its TIME_WAIT. `state.rs`
+//! checks its steps, `close.rs` gives the verdict one millisecond after CLOSE, `timewait.rs`
+//! follows the minisocket, `reuse.rs` tells who took the tuple.
 
 mod close;
 mod ended;
@@ -30,6 +30,7 @@ use std::collections::VecDeque;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
+use tracer_common::tcp::TcpState;
 
 use crate::record::{Incomplete, Process, Record, Source, TransitionRow};
 use crate::stream::{Body, Event, Task};
@@ -344,8 +345,8 @@ fn remembered(connection: &Connection) -> Ended {
         generation: connection.generation,
         flow: connection.flow,
         closed_from: connection
-            .closed_at
-            .and_then(|_| connection.last_step)
+            .last_step
+            .filter(|(_, to)| *to == TcpState::Close)
             .map(|(from, _)| from),
         ended_at: finished::ended_at(connection),
     }

@@ -168,7 +168,7 @@ mod tests {
                 .max()
                 .unwrap_or(0)
         }
-        assert_eq!(longest(Close), 7, "LISTEN and six stops of its child");
+        assert_eq!(longest(Close), 6);
         assert!(longest(Close) <= super::super::timeline::Timeline::CAPACITY);
     }
 

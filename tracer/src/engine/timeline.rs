@@ -5,7 +5,7 @@ use tracer_common::tcp::TcpState;
 use crate::record::StateVisit;
 use crate::time::Timestamp;
 
-/// Arrivals in states. A legal life makes at most seven; what a garbled one makes beyond the
+/// Arrivals in states. A legal life makes at most six; what a garbled one makes beyond the
 /// capacity replaces the latest, since such a record is marked incomplete anyway.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeline {

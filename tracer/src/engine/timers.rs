@@ -110,11 +110,12 @@ impl Timers {
         if target <= self.tick {
             return;
         }
-        let first = (self.tick + 1).max((target + 1).saturating_sub(BUCKETS as u64));
-        self.tick = target;
-        for tick in first..=target {
+        // One turn empties every bucket, however far the time leaps.
+        let last = target.min(self.tick + BUCKETS as u64);
+        for tick in self.tick + 1..=last {
             self.fired.append(&mut self.wheel[tick as usize % BUCKETS]);
         }
+        self.tick = target;
         // Popped from the back: the earliest bucket first.
         self.fired.reverse();
     }
