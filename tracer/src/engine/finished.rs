@@ -5,7 +5,7 @@ use tracer_common::tcp::TcpState;
 
 use super::Config;
 use super::close;
-use super::table::Connection;
+use super::connection::Connection;
 use super::timewait::{End, How, Life, Minisocket};
 use crate::record::{
     Close, CloseCause, FinWait2, FinWait2Exit, Record, Role, TimeWait, TimeWaitExit,

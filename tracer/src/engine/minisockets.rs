@@ -2,9 +2,10 @@
 
 use tracer_common::tcp::TcpState;
 
-use super::table::{Connection, Id};
+use super::connection::Connection;
+use super::table::Id;
 use super::timewait::{Cancel, Change, End, How, Life, Minisocket, Sign};
-use super::{Engine, sockets};
+use super::{Engine, names, sockets};
 use crate::record::{EntryPrecision, Incomplete};
 use crate::stream::{self, Event};
 use crate::time::Timestamp;
@@ -26,7 +27,7 @@ impl Engine {
         }
         self.totals.minisockets_seen += 1;
         let id = self.full_socket_of(event).unwrap_or_else(|| {
-            let mut connection = sockets::adopted(event);
+            let mut connection = names::adopted(event);
             connection.generation = self.next_generation(event);
             self.totals.found_open += 1;
             self.totals.open += 1;
@@ -273,7 +274,7 @@ impl Engine {
 
     /// A minisocket that ran before we looked, met as its timer is taken off the wheel.
     fn adopt_minisocket(&mut self, event: &Event, shown: &stream::Minisocket) -> Id {
-        let mut connection = sockets::adopted(event);
+        let mut connection = names::adopted(event);
         connection.minisocket_only = true;
         self.totals.minisockets_found += 1;
         let id = self.table.insert(connection);

@@ -14,9 +14,11 @@
 //! follows the minisocket, `reuse.rs` tells who took the tuple.
 
 mod close;
+mod connection;
 mod ended;
 mod finished;
 mod minisockets;
+mod names;
 mod reuse;
 mod sockets;
 mod state;
@@ -36,9 +38,10 @@ use crate::record::{Incomplete, Process, Record, Source, TransitionRow};
 use crate::stream::{Body, Event, Task};
 use crate::time::Timestamp;
 
+use connection::Connection;
 use ended::{Ended, Memory};
 use finished::Stage;
-use table::{Connection, Id, Table};
+use table::{Id, Table};
 use timers::{Timer, Timers};
 use timewait::Jiffies;
 

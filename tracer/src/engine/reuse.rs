@@ -8,7 +8,8 @@
 use tracer_common::tcp::TcpState;
 
 use super::Engine;
-use super::table::{Connection, Id};
+use super::connection::Connection;
+use super::table::Id;
 use super::timers::REUSE;
 use super::timewait::{Cancel, How, Life};
 use crate::record::{Previous, Role};
