@@ -436,7 +436,7 @@ proptest! {
     }
 
     #[test]
-    fn doubles_of_any_transition_change_nothing(
+    fn doubles_of_any_event_with_two_programs_change_nothing(
         lives in lives(),
         picks in prop::collection::vec(any::<Index>(), 0..20),
     ) {
@@ -449,7 +449,15 @@ proptest! {
         let mut expected = 0;
         for (event, times) in events.iter().zip(doubled) {
             with_doubles.push(*event);
-            if matches!(event.body, Body::Transition { .. } | Body::Close { .. }) {
+            let hooked_twice = matches!(
+                event.body,
+                Body::Transition { .. }
+                    | Body::Close { .. }
+                    | Body::ResetReceived { .. }
+                    | Body::ResetSent { .. }
+                    | Body::Segment { .. }
+            );
+            if hooked_twice {
                 let flags = flags::RECOVERED;
                 with_doubles.extend(std::iter::repeat_n(Event { flags, ..*event }, times));
                 expected += times as u64;

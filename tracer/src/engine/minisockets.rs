@@ -1,5 +1,6 @@
 //! Minisockets' events: which connection they belong to, and what they change there.
 
+use tracer_common::event::flags;
 use tracer_common::tcp::TcpState;
 
 use super::connection::Connection;
@@ -121,6 +122,18 @@ impl Engine {
         let Some(minisocket) = self.minisocket_mut(id) else {
             return;
         };
+        let segment = (event.at, event.cpu, tcp_flags, payload);
+        let again = minisocket
+            .last_segment
+            .replace(segment)
+            .is_some_and(|last| {
+                (last.1, last.2, last.3) == (segment.1, segment.2, segment.3)
+                    && event.at.since(last.0) <= AT_ONCE
+            });
+        if again && event.flags & flags::RECOVERED != 0 {
+            self.totals.doubles += 1;
+            return;
+        }
         if let Life::Cancelled(cancel) = &mut minisocket.life {
             // The segment is freed after the kill that it brought.
             cancel.reset |= tcp_flags & RST != 0;

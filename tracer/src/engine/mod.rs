@@ -32,6 +32,7 @@ use std::collections::VecDeque;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
+use tracer_common::event::flags;
 use tracer_common::tcp::TcpState;
 
 use crate::record::{Incomplete, Process, Record, Source, TransitionRow};
@@ -81,8 +82,8 @@ pub struct Engine {
     ended: Memory,
     /// The connection that each thread is connecting.
     connecting: HashMap<u32, Id, RandomState>,
-    /// Number of each processor's latest event.
-    sequences: Vec<Option<u32>>,
+    /// What each processor showed last.
+    processors: Vec<Processor>,
     outputs: VecDeque<Pending>,
     totals: Totals,
 }
@@ -99,7 +100,7 @@ impl Engine {
             timers: Timers::new(),
             ended: Memory::new(),
             connecting: HashMap::default(),
-            sequences: Vec::new(),
+            processors: Vec::new(),
             outputs: VecDeque::new(),
             totals: Totals::default(),
         }
@@ -124,6 +125,9 @@ impl Engine {
                 tcp_flags,
                 payload,
             } => self.on_segment(event, minisocket, tcp_flags, payload),
+            Body::ResetReceived { .. } | Body::ResetSent { .. } if self.is_repeated(event) => {
+                self.totals.doubles += 1;
+            }
             Body::ResetReceived { state } => self.on_reset_received(event, state),
             Body::ResetSent {
                 state,
@@ -188,11 +192,27 @@ impl Engine {
     /// Programs nest, so an unbroken sequence may look broken, never the other way round.
     fn note_sequence(&mut self, event: &Event) -> bool {
         let cpu = usize::from(event.cpu);
-        if cpu >= self.sequences.len() {
-            self.sequences.resize(cpu + 1, None);
+        if cpu >= self.processors.len() {
+            self.processors.resize(cpu + 1, Processor::default());
         }
-        let last = self.sequences[cpu].replace(event.seq);
+        let last = self.processors[cpu].sequence.replace(event.seq);
         last.is_some_and(|last| last.wrapping_add(1) == event.seq)
+    }
+
+    /// Whether a second program shows again the reset that its processor showed last. Most resets
+    /// are of sockets that are none of ours, so this must not need a connection.
+    fn is_repeated(&mut self, event: &Event) -> bool {
+        let (hook, state) = match event.body {
+            Body::ResetReceived { state } => (0, state),
+            Body::ResetSent { state, .. } => (1, state),
+            _ => return false,
+        };
+        let shown = (event.socket.address, state);
+        let Some(processor) = self.processors.get_mut(usize::from(event.cpu)) else {
+            return false;
+        };
+        let last = processor.resets[hook].replace(shown);
+        event.flags & flags::RECOVERED != 0 && last == Some(shown)
     }
 
     fn push(&mut self, output: Output) {
@@ -324,6 +344,15 @@ impl Engine {
         let parked = |c: &Connection| c.minisocket.is_some() || !c.is_open();
         self.table.iter().filter(|(_, c)| parked(c)).count()
     }
+}
+
+/// What a processor showed last.
+#[derive(Clone, Copy, Default)]
+struct Processor {
+    /// Number of its latest event.
+    sequence: Option<u32>,
+    /// Kernel address and state of its latest reset, received and sent.
+    resets: [Option<(u64, u8)>; 2],
 }
 
 /// An output in its turn.

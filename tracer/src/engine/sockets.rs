@@ -98,6 +98,8 @@ impl Engine {
         if let Some(id) = self.find_reset(event, state)
             && let Some(connection) = self.table.connection_mut(id)
         {
+            let again = event.flags & flags::RECOVERED != 0 && connection.reset_received;
+            self.totals.doubles += u64::from(again);
             connection.reset_received = true;
         }
     }
@@ -112,6 +114,9 @@ impl Engine {
                     && connection.closed_at.is_some()
                     && connection.verdict.is_none()
                 {
+                    let again =
+                        event.flags & flags::RECOVERED != 0 && connection.closing.reset_sent_after;
+                    self.totals.doubles += u64::from(again);
                     connection.closing.reset_sent_after = true;
                     connection.closing.reset_answered |= answers_segment;
                 }
@@ -120,6 +125,9 @@ impl Engine {
                 if let Some(id) = self.find_reset(event, state)
                     && let Some(connection) = self.table.connection_mut(id)
                 {
+                    let again =
+                        event.flags & flags::RECOVERED != 0 && connection.reset_sent.is_some();
+                    self.totals.doubles += u64::from(again);
                     connection.reset_sent = Some((event.at, event.cpu));
                 }
             }
