@@ -20,6 +20,11 @@
 //! Every event takes `cpu=`, `seq=`, `recovered`, `owned`, `cookie=`, `address=`, `flow=`,
 //! `local_port=`. Jiffies run from 1,000,000 at second 0; `expires` stays as it was set last.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should stop there"
+)]
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -368,7 +373,11 @@ impl Script {
             "reset_sent" => Body::ResetSent {
                 state: match words.value("state") {
                     Some(name) => state(name)?.number(),
-                    None => 1,
+                    None => self
+                        .last_step
+                        .get(name)
+                        .map_or(TcpState::Established, |(_, to)| *to)
+                        .number(),
                 },
                 answers_segment: words.has("answers"),
                 reason: None,

@@ -37,6 +37,8 @@ pub(super) struct Evidence {
     pub unbroken: bool,
     /// `tcp_reset()` ran just before.
     pub reset_received: bool,
+    /// An RST was sent in the state that was left, whenever and wherever.
+    pub reset_sent_in_state: bool,
     /// An RST was sent just before.
     pub reset_sent_before: bool,
     /// An RST was sent just after.
@@ -86,6 +88,7 @@ impl Evidence {
         self.sees_timers
             && self.unbroken
             && self.orderly()
+            && !self.reset_sent_in_state
             && self.facts.linger2 >= 0
             && (self.dead() || (self.has(marks::DONE) && !self.linger_zero()))
     }

@@ -1,10 +1,11 @@
 //! The finished row of a connection, at its verdict and after its end.
 
+use tracer_common::event::marks;
 use tracer_common::tcp::TcpState;
 
 use super::Config;
 use super::close;
-use super::table::Connection;
+use super::connection::Connection;
 use super::timewait::{End, How, Life, Minisocket};
 use crate::record::{
     Close, CloseCause, FinWait2, FinWait2Exit, Record, Role, TimeWait, TimeWaitExit,
@@ -27,9 +28,10 @@ pub(super) fn record(connection: &Connection, stage: Stage, config: &Config) -> 
         Stage::Verdict => None,
         Stage::End => ended_at(connection),
     };
-    let states_end = match (&connection.minisocket, stage) {
-        (None, _) => connection.closed_at,
-        (Some(_), _) => ended_at,
+    let states_end = match &connection.minisocket {
+        None if minisocket_is_hidden(connection) && !peer_fin_came(connection) => None,
+        None => connection.closed_at,
+        Some(_) => ended_at,
     };
     let established_at = connection.timeline.arrival(TcpState::Established);
     let client = connection.role == Role::Client;
@@ -133,6 +135,10 @@ fn fin_wait2(connection: &Connection, stage: Stage) -> Option<FinWait2> {
             Some(end) => (end.at, Some(exit_of_minisocket(end.how))),
             None => (None, None),
         },
+        // The wait may go on where we cannot see it.
+        (None, None) if minisocket_is_hidden(connection) && !peer_fin_came(connection) => {
+            (None, Some(FinWait2Exit::Unknown))
+        }
         (None, None) => (connection.closed_at, Some(exit_of_socket(connection))),
     };
     Some(FinWait2 {
@@ -158,18 +164,23 @@ fn exit_of_minisocket(how: How) -> FinWait2Exit {
 
 /// How the full socket's FIN_WAIT2 ended where no minisocket took over.
 fn exit_of_socket(connection: &Connection) -> FinWait2Exit {
-    let peer_fin = connection.closing.facts.is_some_and(|facts| {
-        facts.error == 0 && facts.marks & tracer_common::event::marks::DONE != 0
-    });
     match connection.verdict.and_then(|rule| rule.cause) {
         Some(CloseCause::PeerReset) => FinWait2Exit::Reset,
         Some(CloseCause::DataAfterClose) => FinWait2Exit::Data,
         Some(CloseCause::FinWait2) => FinWait2Exit::TimedOut,
         Some(CloseCause::Destroyed) => FinWait2Exit::Destroyed,
         Some(CloseCause::NetnsExit) => FinWait2Exit::Purged,
-        Some(CloseCause::Fin) if peer_fin => FinWait2Exit::PeerFin,
+        Some(CloseCause::Fin) if peer_fin_came(connection) => FinWait2Exit::PeerFin,
         _ => FinWait2Exit::Unknown,
     }
+}
+
+/// The peer's FIN came to the full socket.
+fn peer_fin_came(connection: &Connection) -> bool {
+    connection
+        .closing
+        .facts
+        .is_some_and(|facts| facts.error == 0 && facts.marks & marks::DONE != 0)
 }
 
 fn time_wait(connection: &Connection, stage: Stage, config: &Config) -> Option<TimeWait> {

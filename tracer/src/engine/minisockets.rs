@@ -1,10 +1,12 @@
 //! Minisockets' events: which connection they belong to, and what they change there.
 
+use tracer_common::event::flags;
 use tracer_common::tcp::TcpState;
 
-use super::table::{Connection, Id};
+use super::connection::Connection;
+use super::table::Id;
 use super::timewait::{Cancel, Change, End, How, Life, Minisocket, Sign};
-use super::{Engine, sockets};
+use super::{Engine, names, sockets};
 use crate::record::{EntryPrecision, Incomplete};
 use crate::stream::{self, Event};
 use crate::time::Timestamp;
@@ -26,7 +28,7 @@ impl Engine {
         }
         self.totals.minisockets_seen += 1;
         let id = self.full_socket_of(event).unwrap_or_else(|| {
-            let mut connection = sockets::adopted(event);
+            let mut connection = names::adopted(event);
             connection.generation = self.next_generation(event);
             self.totals.found_open += 1;
             self.totals.open += 1;
@@ -120,6 +122,18 @@ impl Engine {
         let Some(minisocket) = self.minisocket_mut(id) else {
             return;
         };
+        let segment = (event.at, event.cpu, tcp_flags, payload);
+        let again = minisocket
+            .last_segment
+            .replace(segment)
+            .is_some_and(|last| {
+                (last.1, last.2, last.3) == (segment.1, segment.2, segment.3)
+                    && event.at.since(last.0) <= AT_ONCE
+            });
+        if again && event.flags & flags::RECOVERED != 0 {
+            self.totals.doubles += 1;
+            return;
+        }
         if let Life::Cancelled(cancel) = &mut minisocket.life {
             // The segment is freed after the kill that it brought.
             cancel.reset |= tcp_flags & RST != 0;
@@ -211,7 +225,8 @@ impl Engine {
                 );
             }
             Life::Running | Life::Cancelled(_) => self.timers.await_end(due, id),
-            Life::Killed(_) | Life::Ended(_) => {}
+            Life::Killed(_) => self.on_reuse_timeout(id),
+            Life::Ended(_) => {}
         }
     }
 
@@ -272,7 +287,7 @@ impl Engine {
 
     /// A minisocket that ran before we looked, met as its timer is taken off the wheel.
     fn adopt_minisocket(&mut self, event: &Event, shown: &stream::Minisocket) -> Id {
-        let mut connection = sockets::adopted(event);
+        let mut connection = names::adopted(event);
         connection.minisocket_only = true;
         self.totals.minisockets_found += 1;
         let id = self.table.insert(connection);

@@ -9,14 +9,16 @@
 //! finish()                  once, when the stream has ended; then poll() again
 //! ```
 //!
-//! A connection lives in the [`table`] from its first event to the end of its TIME_WAIT.
-//! [`state`] checks its steps, [`close`] gives the verdict one millisecond after CLOSE,
-//! [`timewait`] follows the minisocket, [`reuse`] tells who took the tuple.
+//! A connection lives in the table from its first event to the end of its TIME_WAIT. `state.rs`
+//! checks its steps, `close.rs` gives the verdict one millisecond after CLOSE, `timewait.rs`
+//! follows the minisocket, `reuse.rs` tells who took the tuple.
 
 mod close;
+mod connection;
 mod ended;
 mod finished;
 mod minisockets;
+mod names;
 mod reuse;
 mod sockets;
 mod state;
@@ -30,14 +32,17 @@ use std::collections::VecDeque;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
+use tracer_common::event::flags;
+use tracer_common::tcp::TcpState;
 
 use crate::record::{Incomplete, Process, Record, Source, TransitionRow};
 use crate::stream::{Body, Event, Task};
 use crate::time::Timestamp;
 
+use connection::Connection;
 use ended::{Ended, Memory};
 use finished::Stage;
-use table::{Connection, Id, Table};
+use table::{Id, Table};
 use timers::{Timer, Timers};
 use timewait::Jiffies;
 
@@ -77,11 +82,9 @@ pub struct Engine {
     ended: Memory,
     /// The connection that each thread is connecting.
     connecting: HashMap<u32, Id, RandomState>,
-    /// Number of each processor's latest event.
-    sequences: Vec<Option<u32>>,
-    outputs: VecDeque<Output>,
-    /// The latest row, held back until it is known whether its task follows.
-    held: Option<(u64, TransitionRow)>,
+    /// What each processor showed last.
+    processors: Vec<Processor>,
+    outputs: VecDeque<Pending>,
     totals: Totals,
 }
 
@@ -97,9 +100,8 @@ impl Engine {
             timers: Timers::new(),
             ended: Memory::new(),
             connecting: HashMap::default(),
-            sequences: Vec::new(),
+            processors: Vec::new(),
             outputs: VecDeque::new(),
-            held: None,
             totals: Totals::default(),
         }
     }
@@ -111,9 +113,6 @@ impl Engine {
     pub fn handle_event(&mut self, event: &Event) {
         self.advance(event.at);
         let unbroken = self.note_sequence(event);
-        if !matches!(event.body, Body::Task(_)) {
-            self.release_row();
-        }
         match event.body {
             Body::Transition { from, to, detail } => self.on_transition(event, from, to, detail),
             Body::Close { from, ref facts } => self.on_close(event, from, facts, unbroken),
@@ -126,7 +125,10 @@ impl Engine {
                 tcp_flags,
                 payload,
             } => self.on_segment(event, minisocket, tcp_flags, payload),
-            Body::ResetReceived { .. } => self.on_reset_received(event),
+            Body::ResetReceived { .. } | Body::ResetSent { .. } if self.is_repeated(event) => {
+                self.totals.doubles += 1;
+            }
+            Body::ResetReceived { state } => self.on_reset_received(event, state),
             Body::ResetSent {
                 state,
                 answers_segment,
@@ -137,20 +139,24 @@ impl Engine {
 
     /// Moves the time. Call it with each watermark, then [`Self::poll`].
     pub fn handle_timeout(&mut self, now: Timestamp) {
-        self.release_row();
         self.advance(now);
     }
 
     /// When [`Self::handle_timeout`] has something to do next; `None`: nothing is waited for.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        let row = self.held.as_ref().map(|_| self.now);
-        [row, self.timers.next()].into_iter().flatten().min()
+        let held = self.outputs.front().and_then(|pending| pending.held);
+        let held = held.map(|held| held.until);
+        [held, self.timers.next()].into_iter().flatten().min()
     }
 
     /// The next output. Call it until `None` after each event and each watermark.
     pub fn poll(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        let held = self.outputs.front()?.held;
+        if held.is_some_and(|held| held.until > self.now) {
+            return None;
+        }
+        self.outputs.pop_front().map(|pending| pending.output)
     }
 
     /// What has been counted so far.
@@ -162,7 +168,6 @@ impl Engine {
     /// The stream has ended: what is parked is settled without waiting. Connections that are open
     /// and minisockets that live give no record. Call it once, then [`Self::poll`].
     pub fn finish(&mut self) {
-        self.release_row();
         self.advance(Timers::soon_after(self.now));
         for id in self.killed() {
             self.give_up_reuse(id);
@@ -187,38 +192,63 @@ impl Engine {
     /// Programs nest, so an unbroken sequence may look broken, never the other way round.
     fn note_sequence(&mut self, event: &Event) -> bool {
         let cpu = usize::from(event.cpu);
-        if cpu >= self.sequences.len() {
-            self.sequences.resize(cpu + 1, None);
+        if cpu >= self.processors.len() {
+            self.processors.resize(cpu + 1, Processor::default());
         }
-        let last = self.sequences[cpu].replace(event.seq);
+        let last = self.processors[cpu].sequence.replace(event.seq);
         last.is_some_and(|last| last.wrapping_add(1) == event.seq)
     }
 
-    /// Gives out a row of a state change. One that the kernel shows is held back for its task.
+    /// Whether a second program shows again the reset that its processor showed last. Most resets
+    /// are of sockets that are none of ours, so this must not need a connection.
+    fn is_repeated(&mut self, event: &Event) -> bool {
+        let (hook, state) = match event.body {
+            Body::ResetReceived { state } => (0, state),
+            Body::ResetSent { state, .. } => (1, state),
+            _ => return false,
+        };
+        let shown = (event.socket.address, state);
+        let Some(processor) = self.processors.get_mut(usize::from(event.cpu)) else {
+            return false;
+        };
+        let last = processor.resets[hook].replace(shown);
+        event.flags & flags::RECOVERED != 0 && last == Some(shown)
+    }
+
+    fn push(&mut self, output: Output) {
+        self.outputs.push_back(Pending { held: None, output });
+    }
+
+    /// Gives out a row of a state change. One that a task may follow waits for that, and what comes
+    /// after it waits too: events of other processors may lie between.
     fn push_row(&mut self, address: Option<u64>, row: TransitionRow) {
-        self.release_row();
-        match address {
-            Some(address) => self.held = Some((address, row)),
-            None => self.outputs.push_back(Output::Transition(row)),
-        }
+        let held = address
+            .filter(|_| state::may_have_task(row.from, row.to))
+            .map(|address| Held {
+                address,
+                until: Timers::soon_after(self.now),
+            });
+        let output = Output::Transition(row);
+        self.outputs.push_back(Pending { held, output });
     }
 
-    fn release_row(&mut self) {
-        if let Some((_, row)) = self.held.take() {
-            self.outputs.push_back(Output::Transition(row));
-        }
-    }
-
-    /// The task of the held row, if it is that; then the row goes out.
+    /// The task of a held row: the row goes out with it.
     fn complete_row(&mut self, event: &Event, task: &Task) {
-        if let Some((address, row)) = &mut self.held
-            && *address == event.socket.address
-            && row.cookie == event.socket.cookie
-            && (row.from, row.to) == (task.from, task.to)
-        {
-            row.process = exactly(task);
+        if !self.config.transitions {
+            return;
         }
-        self.release_row();
+        for pending in self.outputs.iter_mut().rev() {
+            if let Output::Transition(row) = &mut pending.output
+                && let Some(held) = pending.held
+                && held.address == event.socket.address
+                && row.cookie == event.socket.cookie
+                && (row.from, row.to) == (task.from, task.to)
+            {
+                row.process = exactly(task);
+                pending.held = None;
+                return;
+            }
+        }
     }
 
     /// The verdict and, where no minisocket lives on, the end.
@@ -241,7 +271,7 @@ impl Engine {
         self.totals
             .count_verdict(record.close.kind, !record.incomplete.is_empty());
         let over = !connection.minisocket_lives();
-        self.outputs.push_back(Output::Close(Box::new(record)));
+        self.push(Output::Close(Box::new(record)));
         if over {
             self.give_end(id);
         }
@@ -268,7 +298,7 @@ impl Engine {
         let record = finished::record(&connection, Stage::End, &self.config);
         self.totals.count_end(&record);
         self.ended.remember(self.now, remembered(&connection));
-        self.outputs.push_back(Output::End(Box::new(record)));
+        self.push(Output::End(Box::new(record)));
     }
 
     /// The full socket is gone and its CLOSE was never seen.
@@ -316,6 +346,29 @@ impl Engine {
     }
 }
 
+/// What a processor showed last.
+#[derive(Clone, Copy, Default)]
+struct Processor {
+    /// Number of its latest event.
+    sequence: Option<u32>,
+    /// Kernel address and state of its latest reset, received and sent.
+    resets: [Option<(u64, u8)>; 2],
+}
+
+/// An output in its turn.
+struct Pending {
+    held: Option<Held>,
+    output: Output,
+}
+
+/// Why an output is held back: its task may follow.
+#[derive(Clone, Copy)]
+struct Held {
+    /// Kernel address of its socket.
+    address: u64,
+    until: Timestamp,
+}
+
 /// What is remembered of a connection that has ended.
 fn remembered(connection: &Connection) -> Ended {
     Ended {
@@ -324,8 +377,8 @@ fn remembered(connection: &Connection) -> Ended {
         generation: connection.generation,
         flow: connection.flow,
         closed_from: connection
-            .closed_at
-            .and_then(|_| connection.last_step)
+            .last_step
+            .filter(|(_, to)| *to == TcpState::Close)
             .map(|(from, _)| from),
         ended_at: finished::ended_at(connection),
     }

@@ -8,7 +8,9 @@
 use tracer_common::tcp::TcpState;
 
 use super::Engine;
-use super::table::{Connection, Id};
+use super::connection::Connection;
+use super::table::Id;
+use super::timers::REUSE;
 use super::timewait::{Cancel, How, Life};
 use crate::record::{Previous, Role};
 use crate::time::Timestamp;
@@ -70,7 +72,7 @@ impl Engine {
             .and_then(|successor| Some((successor, self.judge(successor, cancel)?)));
         match successor {
             Some((successor, how)) => self.settle(id, successor, cancel, how),
-            None => self.timers.await_reuse(self.now, id),
+            None => self.timers.await_reuse(cancel.at, id),
         }
     }
 
@@ -80,12 +82,16 @@ impl Engine {
         else {
             return;
         };
+        let waited = self.now.since(cancel.at);
+        if waited < REUSE {
+            return;
+        }
         let connecting = cancel
             .candidate
             .and_then(|candidate| self.table.connection(candidate))
             .is_some_and(|candidate| candidate.is_open() && candidate.flow.local.port == 0);
-        if connecting && self.now.since(cancel.at) < CONNECT {
-            self.timers.await_reuse(self.now, id);
+        if connecting && waited < CONNECT {
+            self.timers.await_end(self.now, id);
         } else {
             self.end_killed(id, &cancel, How::Unknown);
         }

@@ -4,8 +4,9 @@ use tracer_common::event::{CloseFacts, flags};
 use tracer_common::tcp::{Endpoint, Flow, TcpState};
 
 use super::close::{self, Evidence};
+use super::connection::{Closing, Connection, FinWait2Step};
 use super::state;
-use super::table::{Closing, Connection, FinWait2Step, Id};
+use super::table::Id;
 use super::{Config, Engine, exactly};
 use crate::record::{Incomplete, Process, Role, Source, TransitionRow};
 use crate::stream::{Event, Socket, Task};
@@ -63,6 +64,7 @@ impl Engine {
         let closing = Closing {
             facts: Some(*facts),
             unbroken,
+            reset_sent_in_state: connection.reset_sent.is_some(),
             reset_sent_before: connection
                 .reset_sent
                 .is_some_and(|(at, cpu)| cpu == event.cpu && event.at.since(at) <= JUST_BEFORE),
@@ -92,40 +94,62 @@ impl Engine {
         self.timers.park_verdict(self.now, id);
     }
 
-    pub(super) fn on_reset_received(&mut self, event: &Event) {
-        if let Some(id) = self.find(event) {
-            self.learn(id, &event.socket);
-            if let Some(connection) = self.table.connection_mut(id)
-                && connection.is_open()
-            {
-                connection.reset_received = true;
-            }
+    pub(super) fn on_reset_received(&mut self, event: &Event, state: u8) {
+        if let Some(id) = self.find_reset(event, state)
+            && let Some(connection) = self.table.connection_mut(id)
+        {
+            let again = event.flags & flags::RECOVERED != 0 && connection.reset_received;
+            self.totals.doubles += u64::from(again);
+            connection.reset_received = true;
         }
     }
 
     pub(super) fn on_reset_sent(&mut self, event: &Event, state: u8, answers_segment: bool) {
-        if state == TcpState::TimeWait.number() {
-            self.on_reset_of_minisocket(event);
-            return;
+        match TcpState::from_number(state) {
+            Some(TcpState::TimeWait) => self.on_reset_of_minisocket(event),
+            // It went to CLOSE just before: the verdict waits for this.
+            Some(TcpState::Close) => {
+                if let Some(id) = self.find_any(event)
+                    && let Some(connection) = self.table.connection_mut(id)
+                    && connection.closed_at.is_some()
+                    && connection.verdict.is_none()
+                {
+                    let again =
+                        event.flags & flags::RECOVERED != 0 && connection.closing.reset_sent_after;
+                    self.totals.doubles += u64::from(again);
+                    connection.closing.reset_sent_after = true;
+                    connection.closing.reset_answered |= answers_segment;
+                }
+            }
+            _ => {
+                if let Some(id) = self.find_reset(event, state)
+                    && let Some(connection) = self.table.connection_mut(id)
+                {
+                    let again =
+                        event.flags & flags::RECOVERED != 0 && connection.reset_sent.is_some();
+                    self.totals.doubles += u64::from(again);
+                    connection.reset_sent = Some((event.at, event.cpu));
+                }
+            }
         }
-        let Some(id) = self.find(event) else {
-            return;
-        };
+    }
+
+    /// The open connection that a reset in `state` bears on. It may be the first that is seen of
+    /// it. Listeners and request sockets, which answer strangers, are left alone.
+    fn find_reset(&mut self, event: &Event, state: u8) -> Option<Id> {
+        use TcpState::{Close, Listen, TimeWait};
+        let state = TcpState::from_number(state)?;
+        if matches!(state, Close | Listen | TimeWait) {
+            return None;
+        }
+        let id = self.find_or_adopt(event, state)?;
         self.learn(id, &event.socket);
-        let Some(connection) = self.table.connection_mut(id) else {
-            return;
-        };
-        if connection.is_open() {
-            connection.reset_sent = Some((event.at, event.cpu));
-        } else if connection.verdict.is_none() {
-            connection.closing.reset_sent_after = true;
-            connection.closing.reset_answered |= answers_segment;
-        }
+        Some(id)
     }
 
     pub(super) fn on_task(&mut self, event: &Event, task: &Task) {
         self.complete_row(event, task);
-        let Some(id) = self.find(event) else {
+        let Some(id) = self.find_any(event) else {
             return;
         };
         let Some(connection) = self.table.connection_mut(id) else {
@@ -196,24 +220,6 @@ impl Engine {
         self.on_flow_known(id);
     }
 
-    /// The generation of a socket's new connection. Its last one is over, whether we saw that or
-    /// not.
-    pub(super) fn next_generation(&mut self, event: &Event) -> u32 {
-        let (netns, cookie) = (event.netns_cookie, event.socket.cookie);
-        if cookie == 0 {
-            return 0;
-        }
-        let last = self.table.by_cookie(netns, cookie);
-        if let Some(last) = last {
-            let generation = self.table.connection(last).map_or(0, |c| c.generation);
-            self.give_up_open(last);
-            return generation.wrapping_add(1);
-        }
-        self.ended
-            .by_cookie(netns, cookie)
-            .map_or(0, |ended| ended.generation.wrapping_add(1))
-    }
-
     /// Whether a second program shows again what the first has shown.
     fn is_double(&self, event: &Event, from: TcpState, to: TcpState) -> bool {
         if event.flags & flags::RECOVERED == 0 {
@@ -238,119 +244,17 @@ impl Engine {
         }
     }
 
-    /// The connection of a full socket's event, open or closed.
-    fn find_any(&self, event: &Event) -> Option<Id> {
-        let (netns, socket) = (event.netns_cookie, &event.socket);
-        if socket.cookie != 0
-            && let Some(id) = self.table.by_cookie(netns, socket.cookie)
-        {
-            return Some(id);
-        }
-        self.table.by_child(netns, socket.address).or_else(|| {
-            self.table.by_flow(netns, socket.flow, |connection| {
-                connection.is_open() && (connection.cookie == 0 || socket.cookie == 0)
-            })
-        })
-    }
-
-    /// The same, where the socket's latest connection can still be meant.
-    fn find(&self, event: &Event) -> Option<Id> {
-        self.find_any(event).filter(|id| {
-            self.table
-                .connection(*id)
-                .is_some_and(|connection| !connection.minisocket_only)
-        })
-    }
-
-    /// The open connection that an event belongs to; a new one where its opening was not seen.
-    fn find_or_adopt(&mut self, event: &Event, from: TcpState) -> Option<Id> {
-        let found = self
-            .find_any(event)
-            .filter(|id| self.table.connection(*id).is_some_and(Connection::is_open));
-        if found.is_some() {
-            return found;
-        }
-        if from == TcpState::Close {
-            self.totals.impossible += 1;
-            return None;
-        }
-        let mut connection = adopted(event);
-        connection.state = Some(from);
-        connection.generation = self.next_generation(event);
-        if from == TcpState::Listen {
-            connection.role = Role::Listener;
-        }
-        self.totals.found_open += 1;
-        self.totals.open += 1;
-        let id = self.table.insert(connection);
-        self.on_flow_known(id);
-        Some(id)
-    }
-
-    /// Takes in the names that an event gives.
-    pub(super) fn learn(&mut self, id: Id, socket: &Socket) {
-        let Some(connection) = self.table.connection(id) else {
-            return;
-        };
-        let named = connection.unnamed;
-        let flow = merge(connection.flow, socket.flow);
-        let known_now = flow.is_known() && flow != connection.flow;
-        let cookie = match connection.cookie {
-            0 => socket.cookie,
-            known => known,
-        };
-        if !named && flow == connection.flow && cookie == connection.cookie {
-            return;
-        }
-        self.table.rename(id, |connection| {
-            connection.unnamed = false;
-            connection.cookie = cookie;
-            connection.flow = flow;
-        });
-        if named {
-            self.inherit_opener(id);
-            self.row_of_birth(id);
-        }
-        if known_now {
-            self.on_flow_known(id);
-        }
-    }
-
-    /// A passive child was opened by whoever opened its listener, if that is one and the same.
-    fn inherit_opener(&mut self, id: Id) {
-        let Some(connection) = self.table.connection(id) else {
-            return;
-        };
-        let local = connection.flow.local;
-        let netns = connection.netns_cookie;
-        let opener = candidates(local)
-            .find_map(|local| {
-                let mut listeners = self.table.listeners(netns, local);
-                let first = listeners.next()?.opener;
-                Some(
-                    listeners
-                        .all(|other| other.opener == first)
-                        .then_some(first),
-                )
-            })
-            .flatten()
-            .filter(|opener| opener.source == Source::Exact);
-        if let (Some(opener), Some(connection)) = (opener, self.table.connection_mut(id)) {
-            connection.opener = Process {
-                source: Source::Inherited,
-                ..opener
-            };
-        }
-    }
-
     /// Makes the step that the kernel shows, whatever we knew.
     fn step(&mut self, id: Id, event: &Event, from: TcpState, to: TcpState) {
         let Some(connection) = self.table.connection_mut(id) else {
             return;
         };
-        if let Err(state::Impossible { .. }) = state::check(connection.state, from, to) {
+        if let Err(impossible) = state::check(connection.state, from, to) {
             self.totals.impossible += 1;
             connection.lacks(Incomplete::TransitionLost);
+            if impossible.known != impossible.from {
+                connection.timeline.lose_end();
+            }
         }
         let for_ns = connection
             .timeline
@@ -372,7 +276,7 @@ impl Engine {
     }
 
     /// The row of a passive child's first step, which had no name at the time.
-    fn row_of_birth(&mut self, id: Id) {
+    pub(super) fn row_of_birth(&mut self, id: Id) {
         if let Some(connection) = self.table.connection(id)
             && let Some(at) = connection.opened_at
             && self.config.transitions
@@ -435,6 +339,7 @@ pub(super) fn decide(connection: &mut Connection, config: &Config) {
         sees_timers: config.sees_timers,
         unbroken: closing.unbroken,
         reset_received: connection.reset_received,
+        reset_sent_in_state: closing.reset_sent_in_state,
         reset_sent_before: closing.reset_sent_before,
         reset_sent_after: closing.reset_sent_after,
         reset_answered: closing.reset_answered,
@@ -450,20 +355,6 @@ pub(super) fn decide(connection: &mut Connection, config: &Config) {
         connection.lacks(Incomplete::TimerProbeMissing);
     }
     connection.verdict = Some(rule);
-}
-
-/// A connection that an event shows without its opening.
-pub(super) fn adopted(event: &Event) -> Connection {
-    let Socket {
-        address,
-        cookie,
-        flow,
-    } = event.socket;
-    let netns = (event.netns_cookie, event.netns);
-    let mut connection = Connection::new(netns, address, cookie, flow);
-    connection.socket_is_v6 = event.flags & flags::SOCKET_V6 != 0;
-    connection.lacks(Incomplete::OpeningNotSeen);
-    connection
 }
 
 /// The row of a state change.
@@ -513,20 +404,6 @@ fn refine_entry(connection: &mut Connection, from: TcpState, facts: &CloseFacts)
     }
 }
 
-/// Where a listener that makes a connection at `local` may listen.
-fn candidates(local: Endpoint) -> impl Iterator<Item = Endpoint> {
-    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-    let any_v4 = local
-        .address
-        .is_ipv4()
-        .then_some(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    let any_v6 = Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
-    [Some(local.address), any_v4, any_v6]
-        .into_iter()
-        .flatten()
-        .map(move |address| Endpoint { address, ..local })
-}
-
 const UNKNOWN_END: Endpoint = Endpoint {
     address: std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
     port: 0,
@@ -537,26 +414,3 @@ const UNKNOWN_FLOW: Flow = Flow {
     local: UNKNOWN_END,
     peer: UNKNOWN_END,
 };
-
-/// What is known of a flow, filled up with what an event says.
-fn merge(known: Flow, said: Flow) -> Flow {
-    if known.is_known() {
-        return known;
-    }
-    let end = |known: Endpoint, said: Endpoint| Endpoint {
-        address: if known.address.is_unspecified() {
-            said.address
-        } else {
-            known.address
-        },
-        port: if known.port == 0 {
-            said.port
-        } else {
-            known.port
-        },
-    };
-    Flow {
-        local: end(known.local, said.local),
-        peer: end(known.peer, said.peer),
-    }
-}

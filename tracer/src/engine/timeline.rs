@@ -5,13 +5,15 @@ use tracer_common::tcp::TcpState;
 use crate::record::StateVisit;
 use crate::time::Timestamp;
 
-/// Arrivals in states. A legal life makes at most seven; what a garbled one makes beyond the
+/// Arrivals in states. A legal life makes at most six; what a garbled one makes beyond the
 /// capacity replaces the latest, since such a record is marked incomplete anyway.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeline {
     arrivals: [Timestamp; Self::CAPACITY],
     states: [TcpState; Self::CAPACITY],
     len: u8,
+    /// Bit n: what came just before the arrival of number n was lost.
+    gaps: u16,
 }
 
 impl Timeline {
@@ -24,6 +26,7 @@ impl Timeline {
             arrivals: [Timestamp(0); Self::CAPACITY],
             states: [TcpState::Close; Self::CAPACITY],
             len: 0,
+            gaps: 0,
         }
     }
 
@@ -33,6 +36,11 @@ impl Timeline {
         self.states[place] = state;
         self.arrivals[place] = at;
         self.len = (place + 1) as u8;
+    }
+
+    /// When it left the state that it is in was not seen.
+    pub fn lose_end(&mut self) {
+        self.gaps |= 1 << self.len;
     }
 
     /// When it first came to `state`.
@@ -55,10 +63,13 @@ impl Timeline {
         let ends = self.iter().skip(1).map(|(_, at)| Some(at)).chain([end]);
         self.iter()
             .zip(ends)
-            .map(|((state, at), end)| StateVisit {
+            .enumerate()
+            .map(|(number, ((state, at), end))| StateVisit {
                 state,
                 at,
-                for_ns: end.map(|end| end.since(at)),
+                for_ns: end
+                    .filter(|_| self.gaps & (2 << number) == 0)
+                    .map(|end| end.since(at)),
             })
             .collect()
     }
@@ -91,9 +102,22 @@ mod tests {
     }
 
     #[test]
+    fn a_stay_whose_end_was_lost_has_no_length() {
+        let mut timeline = Timeline::new();
+        timeline.arrive(Established, Timestamp(10));
+        timeline.lose_end();
+        timeline.arrive(FinWait2, Timestamp(30));
+        let visits = timeline.visits(Some(Timestamp(100)));
+        assert_eq!((visits[0].for_ns, visits[1].for_ns), (None, Some(70)));
+        timeline.lose_end();
+        assert_eq!(timeline.visits(Some(Timestamp(100)))[1].for_ns, None);
+    }
+
+    #[test]
     fn a_garbled_life_does_not_overflow_it() {
         let mut timeline = Timeline::new();
         for step in 0..100 {
+            timeline.lose_end();
             timeline.arrive(Established, Timestamp(step));
         }
         assert_eq!(timeline.visits(None).len(), Timeline::CAPACITY);

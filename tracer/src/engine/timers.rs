@@ -9,7 +9,7 @@ const SECOND: u64 = 1_000_000_000;
 /// How long what follows an event by microseconds is waited for.
 const SOON: u64 = 1_000_000;
 /// How long a killed minisocket's tuple is watched for a successor.
-const REUSE: u64 = 3 * SECOND;
+pub(super) const REUSE: u64 = 3 * SECOND;
 /// Buckets of one second; a longer wait is looked at again when its bucket comes round.
 const BUCKETS: usize = 128;
 
@@ -62,10 +62,12 @@ impl Timers {
             .push_back((Timestamp(now.0.saturating_add(SOON)), id, Timer::Cancel));
     }
 
-    /// Starts the wait for a killed minisocket's successor.
-    pub fn await_reuse(&mut self, now: Timestamp, id: Id) {
-        self.reuse
-            .push_back((Timestamp(now.0.saturating_add(REUSE)), id));
+    /// Starts the wait for the successor of a minisocket that was killed at `at`.
+    pub fn await_reuse(&mut self, at: Timestamp, id: Id) {
+        // Stamps may step back by microseconds; the queue stays sorted.
+        let last = self.reuse.back().map_or(Timestamp(0), |(due, _)| *due);
+        let due = Timestamp(at.0.saturating_add(REUSE)).max(last);
+        self.reuse.push_back((due, id));
     }
 
     /// Starts the wait for an end that is due at `due`. It may fire earlier: ask again then.
@@ -108,11 +110,12 @@ impl Timers {
         if target <= self.tick {
             return;
         }
-        let first = (self.tick + 1).max((target + 1).saturating_sub(BUCKETS as u64));
-        self.tick = target;
-        for tick in first..=target {
+        // One turn empties every bucket, however far the time leaps.
+        let last = target.min(self.tick + BUCKETS as u64);
+        for tick in self.tick + 1..=last {
             self.fired.append(&mut self.wheel[tick as usize % BUCKETS]);
         }
+        self.tick = target;
         // Popped from the back: the earliest bucket first.
         self.fired.reverse();
     }

@@ -62,6 +62,8 @@ pub(super) struct Minisocket {
     /// The flip was shown by the timer: the segment that did it is still to come, on this processor
     /// and after this stamp.
     pub flipped_at: Option<(Timestamp, u16)>,
+    /// The latest segment: when, on which processor, its flags and payload.
+    pub last_segment: Option<(Timestamp, u16, u8, u16)>,
     /// An RST was sent for it: when and where.
     pub reset_sent: Option<(Timestamp, u16)>,
     /// The event before its first timer_start on the same processor: that one's processor and
@@ -175,6 +177,7 @@ impl Minisocket {
             armed: (shown.jiffies, at),
             due: at,
             flipped_at: None,
+            last_segment: None,
             reset_sent: None,
             straight_after: None,
             counted: false,
