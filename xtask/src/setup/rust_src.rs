@@ -100,8 +100,15 @@ fn from_rustup(rustc: &Rustc) -> Result<bool> {
             .args(["component", "add", "rust-src", "--toolchain"])
             .arg(toolchain);
     }
-    let added = child::succeed_within(RUSTUP_LIMIT, rustup.env("RUSTUP_MAX_RETRIES", "1"))?;
-    Ok(added.is_some_and(|status| status.success()))
+    rustup
+        .env("RUSTUP_MAX_RETRIES", "1")
+        .env_remove("RUST_BACKTRACE");
+    let added = child::succeed_within(RUSTUP_LIMIT, &mut rustup)?;
+    let added = added.is_some_and(|status| status.success());
+    if !added {
+        say("rustup cannot: asking Debian");
+    }
+    Ok(added)
 }
 
 fn from_debian(setup: &Path, rustc: &Rustc, into: &Path) -> Result<()> {
@@ -138,7 +145,8 @@ fn from_debian(setup: &Path, rustc: &Rustc, into: &Path) -> Result<()> {
             let versions = apt.versions("rust-src")?;
             if let Some(version) = apt::version_of_release(&versions, &rustc.release) {
                 say(format_args!("fetching Debian's rust-src {version}"));
-                return apt.unpack(&[format!("rust-src={version}")], into);
+                apt.unpack(&[format!("rust-src={version}")], into)?;
+                return remove_if_there(&setup.join("apt"));
             }
             failures.push(format!("{suite}: only {}", versions.join(", ")));
         }

@@ -60,6 +60,7 @@ fn fetch(setup: &Path, dir: &Path, wanted: &[&str]) -> Result<()> {
     say(format_args!("unpacking {}", packages.join(" ")));
     let root = dir.join("root");
     apt.unpack(&packages, &root)?;
+    remove_if_there(&setup.join("apt"))?;
     let libraries = library_dirs(&root)?;
     let bin = dir.join("bin");
     fs::create_dir_all(&bin)?;
