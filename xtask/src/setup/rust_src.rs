@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix,
+    os::unix::{self, fs::PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,22 +16,26 @@ use super::{
 };
 use crate::{child, rustc::Rustc};
 
+/// In a sysroot of our own: the compiler that takes it for its own.
+const COMPILER: &str = "rustc";
+
 /// Where rustup lays them, below a sysroot.
 const LAID: &str = "lib/rustlib/src/rust";
 const SUITES: [&str; 4] = ["trixie-backports", "trixie", "forky", "sid"];
 const RUSTUP_LIMIT: Duration = Duration::from_secs(90);
 
-/// Finds the sources or fetches them; returns our own sysroot where the compiler's is read-only.
+/// Finds the sources or fetches them; returns the compiler to use where the one in use has its
+/// sysroot where we may not write.
 pub fn ensure(setup: &Path, rustc: &Rustc) -> Result<Option<PathBuf>> {
     let laid = rustc.sysroot.join(LAID);
     let mark = mark(&laid, rustc);
     if is_whole(&laid) && (!mark.1.exists() || mark.0.is_current()) {
         return Ok(None);
     }
-    let private = setup.join("sysroot");
+    let private = setup.canonicalize()?.join("sysroot");
     let private_stamp = Stamp::new(setup.join("sysroot.stamp"), &[&rustc.stamp()]);
     if private_stamp.is_current() {
-        return Ok(Some(private));
+        return Ok(Some(private.join(COMPILER)));
     }
     say(format_args!("rustc {} lacks its rust-src", rustc.release));
 
@@ -68,9 +72,10 @@ pub fn ensure(setup: &Path, rustc: &Rustc) -> Result<Option<PathBuf>> {
         private_stamp.clear()?;
         remove_if_there(&private)?;
         mirror_sysroot(rustc, &private)?;
+        write_compiler(rustc, &private)?;
         lay(&library, &private.join(LAID))?;
         private_stamp.set()?;
-        Some(private)
+        Some(private.join(COMPILER))
     };
     remove_if_there(&unpacked)?;
     Ok(result)
@@ -201,4 +206,18 @@ fn mirror_sysroot(rustc: &Rustc, private: &Path) -> Result<()> {
     below("", "lib")?;
     below("lib", "rustlib")?;
     below("lib/rustlib", "src")
+}
+
+/// Cargo looks for the sources where its compiler says that the sysroot is, whatever the flags.
+fn write_compiler(rustc: &Rustc, private: &Path) -> Result<()> {
+    let script = private.join(COMPILER);
+    let real = rustc.sysroot.join("bin/rustc");
+    let text = format!(
+        "#!/bin/sh\nexec {} --sysroot {} \"$@\"\n",
+        child::quoted(&real),
+        child::quoted(private)
+    );
+    fs::write(&script, text).with_context(|| format!("failed to write {}", script.display()))?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    Ok(())
 }

@@ -87,17 +87,10 @@ fn wrapper(real: &Path, libraries: &BTreeSet<PathBuf>) -> String {
         [] => String::new(),
         dirs => format!(
             "export LD_LIBRARY_PATH={}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}\n",
-            quoted(&dirs.join(":"))
+            child::quoted(Path::new(&dirs.join(":")))
         ),
     };
-    format!(
-        "#!/bin/sh\n{set}exec {} \"$@\"\n",
-        quoted(&real.display().to_string())
-    )
-}
-
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
+    format!("#!/bin/sh\n{set}exec {} \"$@\"\n", child::quoted(real))
 }
 
 /// The directories below `root` that hold shared libraries which programs link to.
