@@ -25,7 +25,9 @@ pub fn ensure(setup: &Path, rustc: &Rustc, compiler: Option<&Path>) -> Result<Pa
     let dir = setup.join("bpf-linker");
     let ours = dir.join("bin/bpf-linker");
     let version = format!("bpf-linker {VERSION}");
-    let stamp = Stamp::new(dir.join("stamp"), &[&rustc.stamp(), &version]);
+    // It loads LLVM from there.
+    let sysroot = rustc.sysroot.to_string_lossy();
+    let stamp = Stamp::new(dir.join("stamp"), &[&rustc.stamp(), &version, &sysroot]);
     if stamp.is_current() && ours.exists() {
         return Ok(ours);
     }
