@@ -29,11 +29,14 @@ const RUSTUP_LIMIT: Duration = Duration::from_secs(90);
 pub fn ensure(setup: &Path, rustc: &Rustc) -> Result<Option<PathBuf>> {
     let laid = rustc.sysroot.join(LAID);
     let mark = mark(&laid, rustc);
-    if is_whole(&laid) && (!mark.1.exists() || mark.0.is_current()) {
+    if is_whole(&laid) && (!mark.is_set() || mark.is_current()) {
         return Ok(None);
     }
     let private = setup.canonicalize()?.join("sysroot");
-    let private_stamp = Stamp::new(setup.join("sysroot.stamp"), &[&rustc.stamp()]);
+    let private_stamp = Stamp::new(
+        setup.join("sysroot.stamp"),
+        &[&rustc.stamp(), &rustc.sysroot.to_string_lossy()],
+    );
     if private_stamp.is_current() {
         return Ok(Some(private.join(COMPILER)));
     }
@@ -57,7 +60,7 @@ pub fn ensure(setup: &Path, rustc: &Rustc) -> Result<Option<PathBuf>> {
     let library = unpacked.join(format!("usr/src/rustc-{}/library", rustc.release));
     let result = if is_writable(&laid) {
         lay(&library, &laid)?;
-        mark.0.set()?;
+        mark.set()?;
         say(format_args!(
             "laid into {}; remove it before a `rustup component add rust-src` of your own",
             laid.display()
@@ -82,9 +85,8 @@ pub fn ensure(setup: &Path, rustc: &Rustc) -> Result<Option<PathBuf>> {
 }
 
 /// Says that the sources were laid by us, and for which compiler.
-fn mark(laid: &Path, rustc: &Rustc) -> (Stamp, PathBuf) {
-    let path = laid.join("laid-by-cargo-xtask");
-    (Stamp::new(&path, &[&rustc.stamp()]), path)
+fn mark(laid: &Path, rustc: &Rustc) -> Stamp {
+    Stamp::new(laid.join("laid-by-cargo-xtask"), &[&rustc.stamp()])
 }
 
 fn is_whole(laid: &Path) -> bool {
