@@ -23,7 +23,7 @@ const CPU: &str = "v3";
 
 /// Builds the object, checks it, and puts it where tracer's build script finds it.
 pub fn build(workspace: &Workspace, toolchain: &Toolchain) -> Result<PathBuf> {
-    let mut cargo = cargo(workspace, toolchain, "build")?;
+    let mut cargo = cargo(workspace, toolchain, "build");
     crate::child::succeed(&mut cargo).context("failed to build the BPF object")?;
     let built = target_dir(workspace).join(TARGET).join("release/tracer");
     let bytes = fs::read(&built).with_context(|| format!("failed to read {}", built.display()))?;
@@ -41,7 +41,7 @@ pub fn build(workspace: &Workspace, toolchain: &Toolchain) -> Result<PathBuf> {
 }
 
 /// `cargo VERB` on the BPF crate.
-pub fn cargo(workspace: &Workspace, toolchain: &Toolchain, verb: &str) -> Result<Command> {
+pub fn cargo(workspace: &Workspace, toolchain: &Toolchain, verb: &str) -> Command {
     let mut cargo = toolchain.rustc.cargo();
     cargo
         .args([verb, "--package", "tracer-ebpf"])
@@ -53,9 +53,9 @@ pub fn cargo(workspace: &Workspace, toolchain: &Toolchain, verb: &str) -> Result
         &mut cargo,
         &toolchain.rustc,
         &toolchain.linker,
-        toolchain.sysroot.as_deref(),
-    )?;
-    Ok(cargo)
+        toolchain.compiler.as_deref(),
+    );
+    cargo
 }
 
 /// Completes a cargo command so that it compiles for BPF, as aya-build would.
@@ -63,33 +63,29 @@ pub fn for_bpf<'a>(
     cargo: &'a mut Command,
     rustc: &Rustc,
     linker: &Path,
-    sysroot: Option<&Path>,
-) -> Result<&'a mut Command> {
-    let mut flags = vec![
+    compiler: Option<&Path>,
+) -> &'a mut Command {
+    let flags = [
         format!("--cfg=bpf_target_arch=\"{}\"", bpf_target_arch(&rustc.host)),
         "-Cdebuginfo=2".into(),
         // rustc tells the linker too.
         format!("-Ctarget-cpu={CPU}"),
         "-Clink-arg=--btf".into(),
     ];
-    if let Some(sysroot) = sysroot {
-        flags.push(format!(
-            "--sysroot={}",
-            sysroot.to_str().context("sysroot: not UTF-8")?
-        ));
-    }
     let linker_variable = TARGET.to_uppercase().replace('-', "_");
-    Ok(cargo
+    if let Some(compiler) = compiler {
+        cargo.env("RUSTC", compiler);
+    }
+    cargo
         .args(["--release", "--target", TARGET, "-Zbuild-std=core"])
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .env(format!("CARGO_TARGET_{linker_variable}_LINKER"), linker)
         // Meant for the host's compiler and code.
         .env_remove("RUSTFLAGS")
-        .env_remove("RUSTC")
         .env_remove("RUSTC_WRAPPER")
         .env_remove("RUSTC_WORKSPACE_WRAPPER")
-        .env_remove("CARGO_BUILD_TARGET"))
+        .env_remove("CARGO_BUILD_TARGET")
 }
 
 /// An ELF file for BPF: what any linked program is.

@@ -104,6 +104,11 @@ pub fn path_with(first: &[PathBuf]) -> OsString {
     env::join_paths(dirs).unwrap_or(inherited)
 }
 
+/// A path as one word of a shell script.
+pub fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}
+
 /// Measures how long our own steps take.
 pub struct Stopwatch(Instant);
 

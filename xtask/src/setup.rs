@@ -35,8 +35,8 @@ pub struct Args {
 pub struct Toolchain {
     pub rustc: Rustc,
     pub linker: PathBuf,
-    /// A sysroot of our own, where rust-src could not be laid into the compiler's.
-    pub sysroot: Option<PathBuf>,
+    /// Stands in for the compiler where rust-src could not be laid into its sysroot.
+    pub compiler: Option<PathBuf>,
 }
 
 /// Sets everything up and says that it is.
@@ -59,12 +59,12 @@ pub fn toolchain(workspace: &Workspace) -> Result<Toolchain> {
     let setup = workspace.setup();
     let _lock = lock(&setup)?;
     let rustc = Rustc::find()?;
-    let sysroot = rust_src::ensure(&setup, &rustc)?;
-    let linker = bpf_linker::ensure(&setup, &rustc, sysroot.as_deref())?;
+    let compiler = rust_src::ensure(&setup, &rustc)?;
+    let linker = bpf_linker::ensure(&setup, &rustc, compiler.as_deref())?;
     Ok(Toolchain {
         rustc,
         linker,
-        sysroot,
+        compiler,
     })
 }
 

@@ -21,11 +21,13 @@ const VERSION: &str = "0.13.0";
 const LLVMS: [u32; 3] = [21, 22, 23];
 
 /// Finds a linker that works with this compiler, or builds one.
-pub fn ensure(setup: &Path, rustc: &Rustc, sysroot: Option<&Path>) -> Result<PathBuf> {
+pub fn ensure(setup: &Path, rustc: &Rustc, compiler: Option<&Path>) -> Result<PathBuf> {
     let dir = setup.join("bpf-linker");
     let ours = dir.join("bin/bpf-linker");
     let version = format!("bpf-linker {VERSION}");
-    let stamp = Stamp::new(dir.join("stamp"), &[&rustc.stamp(), &version]);
+    // It loads LLVM from there.
+    let sysroot = rustc.sysroot.to_string_lossy();
+    let stamp = Stamp::new(dir.join("stamp"), &[&rustc.stamp(), &version, &sysroot]);
     if stamp.is_current() && ours.exists() {
         return Ok(ours);
     }
@@ -38,7 +40,7 @@ pub fn ensure(setup: &Path, rustc: &Rustc, sysroot: Option<&Path>) -> Result<Pat
             return Ok(found);
         }
         say(format_args!("trying {} on a probe", found.display()));
-        match probe(&setup.join("probe"), rustc, &found, sysroot) {
+        match probe(&setup.join("probe"), rustc, &found, compiler) {
             Ok(()) => {
                 probed.set()?;
                 return Ok(found);
@@ -110,7 +112,7 @@ fn feature(llvm: u32) -> Option<String> {
 }
 
 /// Links the smallest BPF program there is.
-fn probe(dir: &Path, rustc: &Rustc, linker: &Path, sysroot: Option<&Path>) -> Result<()> {
+fn probe(dir: &Path, rustc: &Rustc, linker: &Path, compiler: Option<&Path>) -> Result<()> {
     fs::create_dir_all(dir.join("src"))?;
     fs::write(
         dir.join("Cargo.toml"),
@@ -130,7 +132,7 @@ fn probe(dir: &Path, rustc: &Rustc, linker: &Path, sysroot: Option<&Path>) -> Re
         .arg("--target-dir")
         .arg(&target)
         .current_dir(dir);
-    let built = child::stdout_of(bpf::for_bpf(&mut cargo, rustc, linker, sysroot)?)
+    let built = child::stdout_of(bpf::for_bpf(&mut cargo, rustc, linker, compiler))
         .and_then(|_| bpf::verify_elf(&target.join(bpf::TARGET).join("release/probe")));
     remove_if_there(dir)?;
     built

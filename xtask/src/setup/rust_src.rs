@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix,
+    os::unix::{self, fs::PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,22 +16,29 @@ use super::{
 };
 use crate::{child, rustc::Rustc};
 
+/// In a sysroot of our own: the compiler that takes it for its own.
+const COMPILER: &str = "rustc";
+
 /// Where rustup lays them, below a sysroot.
 const LAID: &str = "lib/rustlib/src/rust";
 const SUITES: [&str; 4] = ["trixie-backports", "trixie", "forky", "sid"];
 const RUSTUP_LIMIT: Duration = Duration::from_secs(90);
 
-/// Finds the sources or fetches them; returns our own sysroot where the compiler's is read-only.
+/// Finds the sources or fetches them; returns the compiler to use where the one in use has its
+/// sysroot where we may not write.
 pub fn ensure(setup: &Path, rustc: &Rustc) -> Result<Option<PathBuf>> {
     let laid = rustc.sysroot.join(LAID);
     let mark = mark(&laid, rustc);
-    if is_whole(&laid) && (!mark.1.exists() || mark.0.is_current()) {
+    if is_whole(&laid) && (!mark.is_set() || mark.is_current()) {
         return Ok(None);
     }
-    let private = setup.join("sysroot");
-    let private_stamp = Stamp::new(setup.join("sysroot.stamp"), &[&rustc.stamp()]);
+    let private = setup.canonicalize()?.join("sysroot");
+    let private_stamp = Stamp::new(
+        setup.join("sysroot.stamp"),
+        &[&rustc.stamp(), &rustc.sysroot.to_string_lossy()],
+    );
     if private_stamp.is_current() {
-        return Ok(Some(private));
+        return Ok(Some(private.join(COMPILER)));
     }
     say(format_args!("rustc {} lacks its rust-src", rustc.release));
 
@@ -53,7 +60,7 @@ pub fn ensure(setup: &Path, rustc: &Rustc) -> Result<Option<PathBuf>> {
     let library = unpacked.join(format!("usr/src/rustc-{}/library", rustc.release));
     let result = if is_writable(&laid) {
         lay(&library, &laid)?;
-        mark.0.set()?;
+        mark.set()?;
         say(format_args!(
             "laid into {}; remove it before a `rustup component add rust-src` of your own",
             laid.display()
@@ -68,18 +75,18 @@ pub fn ensure(setup: &Path, rustc: &Rustc) -> Result<Option<PathBuf>> {
         private_stamp.clear()?;
         remove_if_there(&private)?;
         mirror_sysroot(rustc, &private)?;
+        write_compiler(rustc, &private)?;
         lay(&library, &private.join(LAID))?;
         private_stamp.set()?;
-        Some(private)
+        Some(private.join(COMPILER))
     };
     remove_if_there(&unpacked)?;
     Ok(result)
 }
 
 /// Says that the sources were laid by us, and for which compiler.
-fn mark(laid: &Path, rustc: &Rustc) -> (Stamp, PathBuf) {
-    let path = laid.join("laid-by-cargo-xtask");
-    (Stamp::new(&path, &[&rustc.stamp()]), path)
+fn mark(laid: &Path, rustc: &Rustc) -> Stamp {
+    Stamp::new(laid.join("laid-by-cargo-xtask"), &[&rustc.stamp()])
 }
 
 fn is_whole(laid: &Path) -> bool {
@@ -100,8 +107,15 @@ fn from_rustup(rustc: &Rustc) -> Result<bool> {
             .args(["component", "add", "rust-src", "--toolchain"])
             .arg(toolchain);
     }
-    let added = child::succeed_within(RUSTUP_LIMIT, rustup.env("RUSTUP_MAX_RETRIES", "1"))?;
-    Ok(added.is_some_and(|status| status.success()))
+    rustup
+        .env("RUSTUP_MAX_RETRIES", "1")
+        .env_remove("RUST_BACKTRACE");
+    let added = child::succeed_within(RUSTUP_LIMIT, &mut rustup)?;
+    let added = added.is_some_and(|status| status.success());
+    if !added {
+        say("rustup cannot: asking Debian");
+    }
+    Ok(added)
 }
 
 fn from_debian(setup: &Path, rustc: &Rustc, into: &Path) -> Result<()> {
@@ -138,7 +152,8 @@ fn from_debian(setup: &Path, rustc: &Rustc, into: &Path) -> Result<()> {
             let versions = apt.versions("rust-src")?;
             if let Some(version) = apt::version_of_release(&versions, &rustc.release) {
                 say(format_args!("fetching Debian's rust-src {version}"));
-                return apt.unpack(&[format!("rust-src={version}")], into);
+                apt.unpack(&[format!("rust-src={version}")], into)?;
+                return remove_if_there(&setup.join("apt"));
             }
             failures.push(format!("{suite}: only {}", versions.join(", ")));
         }
@@ -193,4 +208,18 @@ fn mirror_sysroot(rustc: &Rustc, private: &Path) -> Result<()> {
     below("", "lib")?;
     below("lib", "rustlib")?;
     below("lib/rustlib", "src")
+}
+
+/// Cargo looks for the sources where its compiler says that the sysroot is, whatever the flags.
+fn write_compiler(rustc: &Rustc, private: &Path) -> Result<()> {
+    let script = private.join(COMPILER);
+    let real = rustc.sysroot.join("bin/rustc");
+    let text = format!(
+        "#!/bin/sh\nexec {} --sysroot {} \"$@\"\n",
+        child::quoted(&real),
+        child::quoted(private)
+    );
+    fs::write(&script, text).with_context(|| format!("failed to write {}", script.display()))?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    Ok(())
 }

@@ -26,6 +26,11 @@ impl Stamp {
         fs::read_to_string(&self.path).is_ok_and(|found| found == self.wanted)
     }
 
+    /// Whether there is one at all, current or not.
+    pub fn is_set(&self) -> bool {
+        self.path.exists()
+    }
+
     /// To be called once the thing is whole.
     pub fn set(&self) -> Result<()> {
         fs::write(&self.path, &self.wanted)
@@ -59,12 +64,13 @@ mod tests {
     fn a_stamp_holds_until_any_fact_changes_or_it_is_cleared() {
         let path = std::env::temp_dir().join(format!("xtask-stamp-{}", std::process::id()));
         let made = Stamp::new(&path, &["rustc 1.95.0 abc", "bpf-linker 0.13.0"]);
-        assert!(!made.is_current(), "nothing was made yet");
+        assert!(!made.is_current() && !made.is_set(), "nothing was made yet");
         made.set().unwrap();
         assert!(made.is_current());
         assert!(!Stamp::new(&path, &["rustc 1.95.0 abd", "bpf-linker 0.13.0"]).is_current());
         assert!(!Stamp::new(&path, &["rustc 1.95.0 abc", "bpf-linker 0.14.0"]).is_current());
-        assert!(!Stamp::new(&path, &["rustc 1.95.0 abc"]).is_current());
+        let other = Stamp::new(&path, &["rustc 1.95.0 abc"]);
+        assert!(!other.is_current() && other.is_set());
         made.clear().unwrap();
         assert!(!made.is_current());
         made.clear().unwrap();

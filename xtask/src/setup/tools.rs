@@ -60,6 +60,7 @@ fn fetch(setup: &Path, dir: &Path, wanted: &[&str]) -> Result<()> {
     say(format_args!("unpacking {}", packages.join(" ")));
     let root = dir.join("root");
     apt.unpack(&packages, &root)?;
+    remove_if_there(&setup.join("apt"))?;
     let libraries = library_dirs(&root)?;
     let bin = dir.join("bin");
     fs::create_dir_all(&bin)?;
@@ -86,17 +87,10 @@ fn wrapper(real: &Path, libraries: &BTreeSet<PathBuf>) -> String {
         [] => String::new(),
         dirs => format!(
             "export LD_LIBRARY_PATH={}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}\n",
-            quoted(&dirs.join(":"))
+            child::quoted(Path::new(&dirs.join(":")))
         ),
     };
-    format!(
-        "#!/bin/sh\n{set}exec {} \"$@\"\n",
-        quoted(&real.display().to_string())
-    )
-}
-
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
+    format!("#!/bin/sh\n{set}exec {} \"$@\"\n", child::quoted(real))
 }
 
 /// The directories below `root` that hold shared libraries which programs link to.
