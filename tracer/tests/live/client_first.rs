@@ -79,7 +79,8 @@ fn load(network: Network, statistics: bool, connections: u64) {
     let books = Books::open(&stage);
     let plan = Plan {
         connections,
-        lasting: Duration::from_secs(75),
+        // No TIME_WAIT of this load expires while its books are read.
+        lasting: Duration::from_secs(50),
         threads: 4,
     };
     let done = churn::run(route, PORT, plan);

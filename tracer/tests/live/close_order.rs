@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::net::{IpAddr, UdpSocket};
 use std::thread;
+use std::time::Duration;
 
 use crate::drivers::{Pair, Route, Server, Sides};
 use crate::gate::needs_root;
@@ -61,7 +62,12 @@ fn transitions_are_an_unbroken_chain() {
     let lone = Namespace::new();
     let tracer = Tracer::watch(&format!("{} --transitions", ports(&[22_005])));
     let server = Route::loopback(&lone).listen(22_005);
-    let sides = server.connect().close_client_first();
+    let pair = server.connect();
+    let sides = pair.sides();
+    drop(pair.client);
+    // Beyond the delayed ACK, so that the client does wait in FIN_WAIT2.
+    thread::sleep(Duration::from_millis(100));
+    drop(pair.server);
     for (side, expected) in [
         (
             sides.client,

@@ -31,7 +31,8 @@ impl Lines {
         self.read += 1;
         let first = self.read == 1;
         if self.summary.is_some() {
-            self.broken.push("a line comes after the summary".to_owned());
+            self.broken
+                .push("a line comes after the summary".to_owned());
         }
         match Line::parse(line) {
             Ok(Line::Meta(meta)) if first => self.meta = Some(meta),
