@@ -1,0 +1,229 @@
+//! The books of a load: what the records say, held against the kernel's counters.
+
+use std::collections::BTreeMap;
+
+use crate::kernel::Counters;
+use crate::lines::Finished;
+use crate::namespace::{Namespace, VethPair};
+use crate::ndjson::{Endpoint, Record};
+
+/// What a load runs over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// One namespace's loopback.
+    Loopback,
+    /// Two namespaces and a veth pair.
+    Veth,
+    /// The same with RPS: softirqs interrupt the tracer's programs.
+    VethSpread,
+}
+
+/// The namespaces of a load.
+pub enum Stage {
+    /// Client and server in one.
+    Lone(Namespace),
+    /// Client in the first, server in the second.
+    Veth(VethPair),
+}
+
+impl Stage {
+    /// Makes them, with room for as many minisockets as a load leaves.
+    pub fn new(network: Network) -> Self {
+        let stage = match network {
+            Network::Loopback => Self::Lone(Namespace::new()),
+            Network::Veth | Network::VethSpread => Self::Veth(VethPair::new()),
+        };
+        for namespace in stage.namespaces() {
+            namespace.sysctl("net.ipv4.tcp_max_tw_buckets", "2000000");
+        }
+        if let (Network::VethSpread, Self::Veth(pair)) = (network, &stage) {
+            pair.first.spread_receive("veth0");
+            pair.second.spread_receive("veth1");
+        }
+        stage
+    }
+
+    /// Where the clients live.
+    pub fn client(&self) -> &Namespace {
+        match self {
+            Self::Lone(namespace) => namespace,
+            Self::Veth(pair) => &pair.first,
+        }
+    }
+
+    /// Where the server lives.
+    pub fn server(&self) -> &Namespace {
+        match self {
+            Self::Lone(namespace) => namespace,
+            Self::Veth(pair) => &pair.second,
+        }
+    }
+
+    /// Each namespace once.
+    pub fn namespaces(&self) -> Vec<&Namespace> {
+        match self {
+            Self::Lone(namespace) => vec![namespace],
+            Self::Veth(pair) => vec![&pair.first, &pair.second],
+        }
+    }
+}
+
+/// The counters of all namespaces of a load, from its beginning.
+pub struct Books<'a> {
+    namespaces: Vec<&'a Namespace>,
+    before: Vec<Counters>,
+}
+
+/// How much they grew, all namespaces together.
+#[derive(Debug)]
+pub struct Growth {
+    pub active_opens: i64,
+    pub passive_opens: i64,
+    pub minisockets: i64,
+    pub recycled: i64,
+    pub established_resets: i64,
+    /// Minisockets alive now.
+    pub alive: i64,
+}
+
+impl<'a> Books<'a> {
+    /// Opens them.
+    pub fn open(stage: &'a Stage) -> Self {
+        let namespaces = stage.namespaces();
+        let before = namespaces.iter().map(|namespace| namespace.counters());
+        Self {
+            before: before.collect(),
+            namespaces,
+        }
+    }
+
+    /// Reads them now.
+    pub fn growth(&self) -> Growth {
+        let now: Vec<Counters> = self
+            .namespaces
+            .iter()
+            .map(|namespace| namespace.counters())
+            .collect();
+        let since = |name: &str| -> i64 {
+            let pairs = now.iter().zip(&self.before);
+            pairs.map(|(now, before)| now.since(before, name)).sum()
+        };
+        Growth {
+            active_opens: since("ActiveOpens"),
+            passive_opens: since("PassiveOpens"),
+            minisockets: since("TW") + since("TWKilled"),
+            recycled: since("TWRecycled"),
+            established_resets: since("EstabResets"),
+            alive: now.iter().map(|counters| counters.of("tw")).sum(),
+        }
+    }
+}
+
+/// What the records of a load add up to.
+#[derive(Debug)]
+pub struct Sum {
+    pub clients: i64,
+    pub servers: i64,
+    pub no_port: i64,
+    pub minisockets: i64,
+    pub minisockets_ended: i64,
+    pub reused_by_connect: i64,
+    pub established_resets: i64,
+    /// How many of which verdict, by role.
+    pub verdicts: BTreeMap<(String, String), u64>,
+}
+
+impl Sum {
+    /// Adds them up. Minisockets are counted by `close` lines, at once: when the verdict falls,
+    /// the minisocket of an orderly close has been seen. `end` lines come up to a minute later.
+    pub fn of(finished: &Finished) -> Self {
+        let count = |is: &dyn Fn(&Record) -> bool| -> i64 {
+            let found = finished.lines.verdicts().filter(|record| is(record));
+            i64::try_from(found.count()).expect("fewer than 2^63")
+        };
+        let ended = |is: &dyn Fn(&Record) -> bool| -> i64 {
+            let found = finished.lines.ends.iter().filter(|record| is(record));
+            i64::try_from(found.count()).expect("fewer than 2^63")
+        };
+        let has_no_port = |record: &Record| record.close.cause.as_deref() == Some("no_port");
+        let mut verdicts = BTreeMap::new();
+        for record in finished.lines.verdicts() {
+            let role_and_verdict = (record.role.clone(), record.verdict());
+            *verdicts.entry(role_and_verdict).or_default() += 1;
+        }
+        Self {
+            clients: count(&|record| record.role == "client" && !has_no_port(record)),
+            servers: count(&|record| record.role == "server"),
+            no_port: count(&has_no_port),
+            minisockets: count(&Record::has_minisocket),
+            minisockets_ended: ended(&Record::has_minisocket),
+            reused_by_connect: ended(&|record| {
+                record.time_wait_exit() == Some("reused_by_connect")
+            }),
+            established_resets: count(&|record| {
+                record.states.last().is_some_and(|last| {
+                    ["ESTABLISHED", "CLOSE_WAIT"].contains(&last.state.as_str())
+                })
+            }),
+            verdicts,
+        }
+    }
+
+    /// Holds them against the kernel's counters.
+    pub fn assert_agrees_with(&self, kernel: &Growth) {
+        let ours = [
+            self.clients,
+            self.servers,
+            self.minisockets,
+            self.reused_by_connect,
+            self.established_resets,
+            self.minisockets - self.minisockets_ended,
+        ];
+        let theirs = [
+            kernel.active_opens,
+            kernel.passive_opens,
+            kernel.minisockets,
+            kernel.recycled,
+            kernel.established_resets,
+            kernel.alive,
+        ];
+        assert_eq!(
+            ours, theirs,
+            "ActiveOpens, PassiveOpens, TW + TWKilled, TWRecycled, EstabResets, tw alive: \
+             left ours, right the kernel's; {:#?}",
+            self.verdicts
+        );
+    }
+}
+
+/// Puts the two ends of each connection side by side and counts the pairs of kinds. Both ends
+/// closing first, or both last, is impossible.
+pub fn assert_both_ends_agree(finished: &Finished) -> BTreeMap<(String, String), u64> {
+    type Ends<'a> = [Vec<&'a Record>; 2];
+    let mut connections: BTreeMap<(Endpoint, Endpoint), Ends> = BTreeMap::new();
+    for record in finished.lines.verdicts() {
+        match record.role.as_str() {
+            "client" if record.path().contains(&"ESTABLISHED") => {
+                connections.entry((record.local, record.peer)).or_default()[0].push(record);
+            }
+            "server" => {
+                connections.entry((record.peer, record.local)).or_default()[1].push(record);
+            }
+            _ => {}
+        }
+    }
+    let mut pairs = BTreeMap::new();
+    for (tuple, [mut clients, mut servers]) in connections {
+        assert_eq!(clients.len(), servers.len(), "ends of {tuple:?}");
+        // A tuple that was used again: its connections come one after the other.
+        clients.sort_by_key(|record| record.opened_at);
+        servers.sort_by_key(|record| record.opened_at);
+        for (client, server) in clients.into_iter().zip(servers) {
+            let kinds = (client.close.kind.clone(), server.close.kind.clone());
+            let impossible = kinds.0 == kinds.1 && ["active", "passive"].contains(&&*kinds.0);
+            assert!(!impossible, "{client:#?} {server:#?}");
+            *pairs.entry(kinds).or_default() += 1;
+        }
+    }
+    pairs
+}

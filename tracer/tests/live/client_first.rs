@@ -1,0 +1,119 @@
+//! Clients that close first, over so few ports that connect() must take tuples over from their
+//! TIME_WAIT (tcp_tw_reuse = 1), thousands a second.
+
+use std::time::Duration;
+
+use aya::sys::Stats;
+
+use crate::account::{Books, Network, Stage, Sum, assert_both_ends_agree};
+use crate::drivers::Route;
+use crate::drivers::churn::{self, Plan};
+use crate::gate::needs_root;
+use crate::namespace::VethPair;
+use crate::tracer::{Tracer, ports};
+
+const PORT: u16 = 27_001;
+
+/// What the issue asks for; the variants make do with less.
+const MANY: u64 = 150_000;
+const FEWER: u64 = 40_000;
+
+#[test]
+fn every_port_that_connect_takes_over_is_seen_on_loopback() {
+    needs_root!(alone);
+    load(Network::Loopback, false, MANY);
+}
+
+#[test]
+fn every_port_that_connect_takes_over_is_seen_on_loopback_with_bpf_statistics() {
+    needs_root!(alone);
+    load(Network::Loopback, true, FEWER);
+}
+
+#[test]
+fn every_port_that_connect_takes_over_is_seen_on_veth() {
+    needs_root!(alone);
+    load(Network::Veth, false, FEWER);
+}
+
+#[test]
+fn every_port_that_connect_takes_over_is_seen_on_veth_with_bpf_statistics() {
+    needs_root!(alone);
+    load(Network::Veth, true, FEWER);
+}
+
+#[test]
+fn every_port_that_connect_takes_over_is_seen_on_veth_with_rps() {
+    needs_root!(alone);
+    load(Network::VethSpread, false, FEWER);
+}
+
+#[test]
+fn every_port_that_connect_takes_over_is_seen_on_veth_with_rps_and_bpf_statistics() {
+    needs_root!(alone);
+    load(Network::VethSpread, true, FEWER);
+}
+
+fn load(network: Network, statistics: bool, connections: u64) {
+    // The kernel switches them off again when this descriptor is closed.
+    let _statistics =
+        statistics.then(|| aya::sys::enable_stats(Stats::RunTime).expect("BPF statistics"));
+    let stage = Stage::new(network);
+    let client = stage.client();
+    client.sysctl("net.ipv4.tcp_tw_reuse", "1");
+    // A port may be used again after this delay: a second, where it cannot be set.
+    let soon = client.try_sysctl("net.ipv4.tcp_tw_reuse_delay", "100");
+    let range = if soon { "20000 22999" } else { "20000 43999" };
+    client.sysctl("net.ipv4.ip_local_port_range", range);
+    let route = Route {
+        name: "load",
+        client,
+        server: stage.server(),
+        address: match &stage {
+            Stage::Lone(_) => [127, 0, 0, 1].into(),
+            Stage::Veth(_) => VethPair::SECOND[0],
+        },
+    };
+
+    let tracer = Tracer::watch_load(&ports(&[PORT]));
+    let books = Books::open(&stage);
+    let plan = Plan {
+        connections,
+        // No TIME_WAIT of this load expires while its books are read.
+        lasting: Duration::from_secs(50),
+        threads: 4,
+    };
+    let done = churn::run(route, PORT, plan);
+    tracer.wait_for_calm(Duration::from_millis(300));
+    let kernel = books.growth();
+    let finished = tracer.stop();
+
+    let sum = Sum::of(&finished);
+    println!(
+        "{network:?}, statistics {statistics}: {:.0} connections a second; {done:?}\n{:?}\n{sum:?}\n{kernel:?}",
+        done.rate(),
+        finished.summary
+    );
+    assert!(done.errors.is_empty(), "{:?}", done.errors);
+    assert!(done.connected >= connections, "too slow: {done:?}");
+    finished.assert_clean();
+    sum.assert_agrees_with(&kernel);
+    let driver = [done.connected, done.accepted, done.no_port]
+        .map(|count| i64::try_from(count).expect("fewer than 2^63"));
+    assert_eq!([sum.clients, sum.servers, sum.no_port], driver);
+    let reused = if connections == MANY { 10_000 } else { 1_000 };
+    assert!(sum.reused_by_connect >= reused, "{sum:?}");
+    let linked = finished
+        .lines
+        .verdicts()
+        .filter(|record| record.role == "client" && record.previous.is_some())
+        .count();
+    assert!(
+        linked as i64 >= sum.reused_by_connect,
+        "{linked} of {} successors know whose tuple they took",
+        sum.reused_by_connect
+    );
+    let pairs = assert_both_ends_agree(&finished);
+    let only = ("active".to_owned(), "passive".to_owned());
+    assert_eq!(pairs.get(&only), Some(&done.connected), "{pairs:?}");
+}
