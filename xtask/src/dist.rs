@@ -35,6 +35,7 @@ pub fn run(workspace: &Workspace) -> Result<ExitCode> {
             .arg(&target)
             .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
             .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
+            .env("CARGO_PROFILE_RELEASE_LTO", "thin")
             .env_remove("RUSTFLAGS"),
     )?;
     let built = workspace.target.join(&target).join("release/tracer");

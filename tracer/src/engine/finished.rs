@@ -213,9 +213,11 @@ fn traffic(connection: &Connection) -> Option<Traffic> {
         .closing
         .facts
         .filter(|_| connection.role != Role::Listener)?;
+    // The kernel counts the peer's FIN as a byte received.
+    let fin = u64::from(facts.marks & marks::DONE != 0);
     Some(Traffic {
         bytes_sent: facts.bytes_sent,
-        bytes_received: facts.bytes_received,
+        bytes_received: facts.bytes_received.saturating_sub(fin),
         segments_sent: facts.segs_out,
         segments_received: facts.segs_in,
         retransmits: facts.total_retransmits,

@@ -72,6 +72,9 @@ impl Engine {
         };
         connection.closing = closing;
         connection.uid = Some(facts.uid);
+        if from == TcpState::SynSent {
+            connection.syn_retransmits = Some(facts.total_retransmits.min(255) as u8);
+        }
         if facts.cgroup != 0 {
             connection.cgroup_id = Some(facts.cgroup);
         }
