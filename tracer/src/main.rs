@@ -14,7 +14,7 @@ use tracing_subscriber::filter::LevelFilter;
 /// The exit code of what could not run, as clap's for a wrong command line.
 const COULD_NOT_RUN: u8 = 2;
 
-#[tokio::main(worker_threads = 1)]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     log_to_stderr();
