@@ -264,7 +264,7 @@ fn detail(change: &Change) -> u8 {
 }
 
 /// Whether the current task can be the one that acts: system calls make these edges, or hold the
-/// socket's lock while they reach CLOSE.
+/// socket's lock while they reach CLOSE from where nobody had closed yet.
 #[inline(always)]
 fn is_made_by_a_task(old: u8, new: u8, bits: u16) -> bool {
     match (old, new) {
@@ -272,7 +272,7 @@ fn is_made_by_a_task(old: u8, new: u8, bits: u16) -> bool {
         | (LISTEN, CLOSE)
         | (ESTABLISHED | SYN_RECV, FIN_WAIT1)
         | (CLOSE_WAIT, LAST_ACK) => true,
-        (_, CLOSE) => bits & flags::OWNED != 0,
+        (ESTABLISHED | SYN_SENT | SYN_RECV | CLOSE_WAIT, CLOSE) => bits & flags::OWNED != 0,
         _ => false,
     }
 }
