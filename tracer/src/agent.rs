@@ -192,6 +192,7 @@ impl Session {
     }
 
     fn read_accounts(&mut self) -> anyhow::Result<()> {
+        self.probes.flush_log();
         let reading = self
             .probes
             .account()

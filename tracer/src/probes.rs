@@ -8,6 +8,8 @@ use aya::maps::{Array, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::tp_btf::BtfTracePointLinkId;
 use aya::programs::{BtfTracePoint, Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
+use aya_log::EbpfLogger;
+use log::Log;
 use tracer_common::event::{Account, Hook, Kind};
 
 use crate::btf::{BtfError, KernelBtf, Layout, VMLINUX};
@@ -190,6 +192,7 @@ pub struct Probes {
     account: PerCpuArray<MapData, Account>,
     reports: Vec<ProbeReport>,
     links: Vec<(&'static str, BtfTracePointLinkId)>,
+    log: Option<EbpfLogger<&'static dyn Log>>,
 }
 
 /// What the reader needs of the kernel side.
@@ -253,12 +256,14 @@ impl Probes {
             parked: take(&mut ebpf, "PARKED")?,
         };
         let account = take(&mut ebpf, "ACCOUNT")?;
+        let log = logger(&mut ebpf);
         Ok((
             Self {
                 ebpf,
                 account,
                 reports,
                 links,
+                log,
             },
             ring,
         ))
@@ -282,6 +287,13 @@ impl Probes {
             {
                 tracing::warn!("failed to detach {name}: {error}");
             }
+        }
+    }
+
+    /// Passes on what the programs have logged.
+    pub fn flush_log(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.flush();
         }
     }
 
@@ -387,14 +399,24 @@ fn load(
         })
 }
 
-/// The level of the programs' own log: off, so that the verifier drops the code, unless the
-/// program's log is at debug.
+/// The level of the programs' own log. Off, the verifier drops what would write it; it is on where
+/// our log is at debug (TRACER_LOG=debug).
 fn log_level() -> u8 {
-    if tracing::enabled!(target: "tracer_ebpf", tracing::Level::DEBUG) {
-        4
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        aya_log::Level::Debug as u8
     } else {
         0
     }
+}
+
+/// The programs' own log, where it is on.
+fn logger(ebpf: &mut Ebpf) -> Option<EbpfLogger<&'static dyn Log>> {
+    if log_level() == 0 {
+        return None;
+    }
+    EbpfLogger::init(ebpf)
+        .inspect_err(|error| tracing::debug!("the programs' own log cannot be read: {error}"))
+        .ok()
 }
 
 /// Why not to try at all.
