@@ -71,7 +71,7 @@ pub struct WatchArgs {
         long,
         value_name = "SIZE",
         env = "TRACER_BUFFER",
-        default_value = "16MiB"
+        default_value = "32MiB"
     )]
     pub buffer: BufferSize,
     /// When to colour the table.

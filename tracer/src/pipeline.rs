@@ -189,3 +189,75 @@ fn lost_on(reading: &AccountReading, cpu: u16) -> u64 {
 fn missed(reading: &AccountReading, doubles: u64) -> u64 {
     u64::try_from(reading.unrecovered.saturating_add_unsigned(doubles)).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::{Format, Terminal};
+
+    fn pipeline(out: &mut BytesMut) -> Pipeline {
+        let meta = Meta {
+            host: "host".to_owned(),
+            boot_id: String::new(),
+            kernel: "6.18".to_owned(),
+            hz: 250,
+            probes: Vec::new(),
+        };
+        let writer = Writer::new(Format::Json, Terminal::none(), false);
+        let (started, wall) = (Timestamp(0), WallOffset(0));
+        Pipeline::new(&meta, started, wall, Filter::default(), writer, false, out)
+    }
+
+    fn reading(ring_lost: u64, unrecovered: i64) -> StreamRecord {
+        let mut lost_by_kind = [0; Kind::COUNT];
+        lost_by_kind[Kind::Close as usize] = ring_lost;
+        StreamRecord::Account(AccountReading {
+            at: Timestamp(1),
+            hits: 100,
+            ring_lost,
+            lost_by_kind,
+            lost_by_cpu: vec![(1, ring_lost)],
+            unrecovered,
+        })
+    }
+
+    /// The lines of type `loss`: `(count, missed)` each.
+    fn losses(out: &BytesMut) -> Vec<(u64, u64)> {
+        String::from_utf8_lossy(out)
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a JSON line"))
+            .filter(|line| line["type"] == "loss")
+            .map(|line| (line["count"].as_u64(), line["missed"].as_u64()))
+            .map(|(count, missed)| (count.expect("a count"), missed.expect("a count")))
+            .collect()
+    }
+
+    #[test]
+    fn each_loss_is_told_once() {
+        let mut out = BytesMut::new();
+        let mut pipeline = pipeline(&mut out);
+        for record in [reading(0, 0), reading(7, 0), reading(7, 0), reading(9, 2)] {
+            pipeline.handle(&record, &mut out);
+        }
+        assert_eq!(losses(&out), [(7, 0), (2, 2)]);
+    }
+
+    #[test]
+    fn a_reading_that_comes_before_the_recovery_is_not_told_again() {
+        let mut out = BytesMut::new();
+        let mut pipeline = pipeline(&mut out);
+        for unrecovered in [3, -1, 3, 4] {
+            pipeline.handle(&reading(0, unrecovered), &mut out);
+        }
+        assert_eq!(losses(&out), [(0, 3), (0, 1)]);
+        assert_eq!(pipeline.finish(Timestamp(2), &mut out).missed, 4);
+    }
+
+    #[test]
+    fn what_cannot_be_decoded_was_received() {
+        let mut out = BytesMut::new();
+        let mut pipeline = pipeline(&mut out);
+        pipeline.handle_undecodable();
+        assert_eq!(pipeline.finish(Timestamp(2), &mut out).received, 1);
+    }
+}

@@ -122,7 +122,7 @@ fn watch_without_flags() {
     assert_eq!(config.format, Format::Table);
     assert!(!config.transitions);
     assert_eq!(config.duration, None);
-    assert_eq!(config.buffer.bytes(), 16 << 20);
+    assert_eq!(config.buffer.bytes(), 32 << 20);
     assert_eq!(config.color, ColorChoice::Auto);
 }
 
