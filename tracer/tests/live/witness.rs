@@ -148,22 +148,19 @@ impl Instance {
         // The first are kept: a full buffer is then seen by its dropped events.
         instance.set("options/overwrite", "0")?;
 
-        let on_pid_1 = any(instance
-            .threads
+        // Of other tasks' events nothing is made, so that the witness hardly adds to a load.
+        let threads: Vec<String> = instance.threads.iter().map(u32::to_string).collect();
+        instance.set("set_event_pid", &threads.join(" "))?;
+        let of_ports: Vec<String> = ports
             .iter()
-            .map(|tid| format!("common_pid=={tid}")));
-        let of_ports = any(ports
-            .iter()
-            .map(|port| format!("sport=={port}||dport=={port}")));
-        instance.enable(
-            "sock/inet_sock_set_state",
-            &format!("{on_pid_1}&&{of_ports}"),
-        )?;
+            .map(|port| format!("sport=={port}||dport=={port}"))
+            .collect();
+        instance.enable("sock/inet_sock_set_state", &of_ports.join("||"))?;
         if let Some(handler) = minisocket_timer() {
             // Not timer_cancel, which does not say whose timer it is: what cancels in a softirq
             // is followed by a start, an expiry or a transition.
             for event in ["timer/timer_start", "timer/timer_expire_entry"] {
-                instance.enable(event, &format!("{on_pid_1}&&function=={handler:#x}"))?;
+                instance.enable(event, &format!("function=={handler:#x}"))?;
             }
         }
         Ok(instance)
@@ -180,7 +177,7 @@ impl Instance {
     }
 
     fn heard(&self) -> Hidden {
-        let trace = self.read("trace");
+        let trace = fs::read_to_string(self.path.join("trace")).expect("read the trace");
         for cpu in fs::read_dir(self.path.join("per_cpu")).expect("list the processors") {
             let stats = cpu.expect("list the processors").path().join("stats");
             let stats = fs::read_to_string(stats).expect("read the buffer's statistics");
@@ -193,10 +190,6 @@ impl Instance {
             println!("PID 1 has new threads, which the witness does not know");
         }
         understand(&trace)
-    }
-
-    fn read(&self, file: &str) -> String {
-        fs::read_to_string(self.path.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
     }
 }
 
@@ -275,11 +268,6 @@ fn minisocket_timer() -> Option<u64> {
     })?;
     let address = u64::from_str_radix(line.split_whitespace().next()?, 16).ok()?;
     (address != 0).then_some(address)
-}
-
-/// A filter that holds where any of these does.
-fn any(conditions: impl Iterator<Item = String>) -> String {
-    format!("({})", conditions.collect::<Vec<_>>().join("||"))
 }
 
 #[test]
