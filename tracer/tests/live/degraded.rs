@@ -8,59 +8,86 @@ use std::time::{Duration, Instant};
 use crate::drivers::Route;
 use crate::gate::{self, needs_root};
 use crate::kernel::HostSetting;
+use crate::lines::Finished;
 use crate::namespace::{Namespace, hide, private_mounts};
 use crate::tracer::{BINARY, SOON, Tracer, ports};
 
+/// Starts a tracer and runs the check in `place`, while kernel addresses are hidden.
+fn with_hidden_addresses(place: &Namespace, port: u16) -> (Tracer, Output) {
+    let _settings = gate::changed_settings();
+    let _hidden = HostSetting::set("kernel.kptr_restrict", "2");
+    place.run(|| {
+        let tracer = Tracer::watch_regardless(&ports(&[port]));
+        let check = Command::new(BINARY)
+            .arg("check")
+            .stdin(Stdio::null())
+            .output()
+            .expect("run the check");
+        println!("check: {}", String::from_utf8_lossy(&check.stdout));
+        (tracer, check)
+    })
+}
+
+/// Names of the probes that are not attached, with the reasons.
+fn refused(finished: &Finished) -> Vec<(String, String)> {
+    let meta = finished.lines.meta.as_ref().expect("a meta line");
+    let probes = meta.probes.as_array().expect("a list of probes");
+    assert!(!probes.is_empty());
+    let word = |probe: &serde_json::Value, field: &str| -> String {
+        probe[field].as_str().unwrap_or_default().to_owned()
+    };
+    let refused = probes
+        .iter()
+        .filter(|probe| word(probe, "state") != "attached");
+    refused
+        .map(|probe| (word(probe, "name"), word(probe, "reason")))
+        .collect()
+}
+
 #[test]
-fn with_kptr_restrict_2_it_traces_and_says_what_it_cannot_see() {
+fn with_kptr_restrict_2_it_learns_the_address_that_is_hidden() {
     needs_root!(quiet);
     let lone = Namespace::new();
-    let settings = gate::changed_settings();
-    let hidden = HostSetting::set("kernel.kptr_restrict", "2");
-    let tracer = Tracer::watch_regardless(&ports(&[30_001]));
-    let check = Command::new(BINARY)
-        .arg("check")
-        .stdin(Stdio::null())
-        .output()
-        .expect("run the check");
-    drop(hidden);
-    drop(settings);
-
+    let (tracer, check) = with_hidden_addresses(&lone, 30_001);
     let server = Route::loopback(&lone).listen(30_001);
     let sides = server.connect().close_client_first();
     let client = tracer.close_of(sides.client);
-    let server = tracer.close_of(sides.server);
+    assert_eq!(tracer.close_of(sides.server).verdict(), "passive/fin");
     let finished = tracer.stop();
-    let probes = finished
-        .lines
-        .meta
-        .as_ref()
-        .map(|meta| meta.probes.to_string())
-        .unwrap_or_default();
-    println!("stderr: {}\nprobes: {probes}", finished.stderr);
-    println!("check: {}", String::from_utf8_lossy(&check.stdout));
+    assert_eq!(refused(&finished), []);
+    assert_eq!(client.verdict(), "active/fin");
+    assert!(client.has_minisocket(), "{client:#?}");
+    finished.assert_clean();
+    assert_eq!(check.status.code(), Some(0), "the check finds all of it");
+}
+
+#[test]
+fn with_kptr_restrict_2_and_no_loopback_it_says_what_it_cannot_see() {
+    needs_root!(quiet);
+    let lone = Namespace::new();
+    let dark = Namespace::new();
+    dark.ip("link set lo down");
+    let (tracer, check) = with_hidden_addresses(&dark, 30_002);
+    let server = Route::loopback(&lone).listen(30_002);
+    let sides = server.connect().close_client_first();
+    let client = tracer.close_of(sides.client);
+    assert_eq!(tracer.close_of(sides.server).verdict(), "passive/fin");
+    let finished = tracer.stop();
+    let refused = refused(&finished);
+    println!("stderr: {}\nrefused: {refused:?}", finished.stderr);
     assert!(finished.status.success(), "{}", finished.status);
     finished.assert_account();
-    assert_eq!(server.verdict(), "passive/fin");
-
-    if client.has_minisocket() {
-        // It learned the timer's function without kallsyms, as DESIGN.md has it.
-        assert_eq!(client.verdict(), "active/fin");
-        finished.assert_all_known();
-        assert!(matches!(check.status.code(), Some(0 | 1)));
-    } else {
-        let said = format!("{} {probes}", finished.stderr);
-        assert!(
-            said.contains("kptr_restrict") || said.contains("kallsyms"),
-            "it says why it sees no minisockets: {said}"
-        );
-        assert!(
-            client.time_wait_skipped.is_none() && client.time_wait.is_none(),
-            "what it cannot see it must not claim: {client:#?}"
-        );
-        assert!(!client.complete, "and it says so in the record");
-        assert_eq!(check.status.code(), Some(1));
+    let names: Vec<&str> = refused.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["timer_start", "timer_cancel", "timer_expire"]);
+    for (name, reason) in &refused {
+        assert!(reason.contains("kptr_restrict"), "{name}: {reason}");
     }
+    assert!(
+        !client.has_minisocket() && client.time_wait_skipped.is_none(),
+        "what it cannot see it must not claim: {client:#?}"
+    );
+    assert!(!client.complete, "and it says so in the record");
+    assert_eq!(check.status.code(), Some(1), "the check says so too");
 }
 
 #[test]

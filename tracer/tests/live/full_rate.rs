@@ -12,6 +12,7 @@ use crate::drivers::nginx::{Asked, Nginx, ask};
 use crate::gate::needs_root;
 use crate::namespace::VethPair;
 use crate::tracer::{Tracer, ports};
+use crate::witness::{Witness, assert_lacks_at_most};
 
 /// Several ports, so that a tuple seldom comes again within its TIME_WAIT.
 const PORTS: [u16; 4] = [26_001, 26_002, 26_003, 26_004];
@@ -69,7 +70,8 @@ fn load(network: Network, statistics: bool, connections: i64) {
         Stage::Veth(_) => VethPair::SECOND[0],
     };
 
-    // The tracer first: it then sees the listeners' whole lives.
+    let witness = Witness::of_ports(&PORTS);
+    // The tracer before nginx: it then sees the listeners' whole lives.
     let tracer = Tracer::watch_load(&ports(&PORTS));
     let books = Books::open(&stage);
     let nginx = Nginx::start(stage.server(), &PORTS);
@@ -95,13 +97,15 @@ fn load(network: Network, statistics: bool, connections: i64) {
     tracer.wait_for_calm(Duration::from_millis(300));
     let kernel = books.growth();
     let finished = tracer.stop();
+    let hidden = witness.hidden();
 
     let requests: u64 = asked.iter().map(|asked| asked.requests).sum();
     let sum = Sum::of(&finished);
     println!(
-        "{network:?}, statistics {statistics}: {accepted} connections in {took:.1?}, {:.0} a second; \
-         wrk: {requests} requests, {:?}\n{:?}\n{:?}\n{:?}",
+        "{network:?}, statistics {statistics}: {accepted} connections in {took:.1?}, {:.0} a second, \
+         {:.0} events a second; wrk: {requests} requests, {:?}\n{:?}\n{:?}\n{:?}",
         accepted as f64 / took.as_secs_f64(),
+        finished.summary.hits as f64 / took.as_secs_f64(),
         asked
             .iter()
             .filter_map(|asked| asked.errors.as_ref())
@@ -110,20 +114,21 @@ fn load(network: Network, statistics: bool, connections: i64) {
         sum,
         kernel,
     );
-    finished.assert_clean();
-    sum.assert_agrees_with(&kernel);
-    println!("(client, server): {:?}", assert_both_ends_agree(&finished));
+    finished.assert_clean_but(hidden);
+    sum.assert_agrees_with(&kernel, hidden);
+    let pairs = assert_both_ends_agree(&finished, hidden);
+    println!("(client, server): {pairs:?}");
     assert!(kernel.passive_opens >= connections);
-    assert_eq!(sum.servers, accepted, "nginx accepted them");
+    assert_lacks_at_most("accept()", sum.servers, accepted, hidden.transitions);
     // wrk does not count what it had begun when its time was up, at most 32 a run, nor the
     // connection by which it tries the server.
     let begun = i64::try_from(requests).expect("fewer than 2^63");
     let at_work = 33 * i64::try_from(asked.len()).expect("few runs");
     assert!(
-        (begun..=begun + at_work).contains(&sum.clients)
+        (begun..=begun + at_work).contains(&kernel.active_opens)
             || asked.iter().any(|run| run.errors.is_some()),
-        "wrk read {begun} answers, the records show {} clients",
-        sum.clients
+        "wrk read {begun} answers, the kernel counts {} clients",
+        kernel.active_opens
     );
     let listeners = sum
         .verdicts

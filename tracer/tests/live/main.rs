@@ -21,6 +21,7 @@ mod namespace;
 mod ndjson;
 mod sock_diag;
 mod tracer;
+mod witness;
 
 mod backlog;
 mod client_first;

@@ -1,12 +1,13 @@
 //! Network namespaces of a test's own, gone when the last handle and socket are.
 
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
@@ -167,7 +168,40 @@ impl VethPair {
             ));
             namespace.ip(&format!("link set {interface} up"));
         }
+        for (first, second) in Self::FIRST.into_iter().zip(Self::SECOND) {
+            pair.wait_until_joined(first, second);
+        }
         pair
+    }
+
+    /// Returns once a datagram has come across and back. A device that is up sends nothing until
+    /// the kernel has noticed its carrier, and neighbours are asked for first: a SYN that came too
+    /// early would be sent again a second later.
+    fn wait_until_joined(&self, first: IpAddr, second: IpAddr) {
+        let bound = |namespace: &Namespace, address| {
+            let socket = namespace.run(|| UdpSocket::bind(SocketAddr::new(address, 0)));
+            let socket = socket.expect("bind a datagram socket");
+            socket
+                .set_read_timeout(Some(Duration::from_millis(10)))
+                .expect("bound the reads");
+            socket
+        };
+        let (here, there) = (bound(&self.first, first), bound(&self.second, second));
+        let addresses = (here.local_addr(), there.local_addr());
+        let (Ok(here_at), Ok(there_at)) = addresses else {
+            panic!("bound sockets have addresses: {addresses:?}");
+        };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let crosses = |from: &UdpSocket, to: &UdpSocket, at: SocketAddr| {
+            from.send_to(b"?", at).is_ok() && to.recv(&mut [0]).is_ok()
+        };
+        while !(crosses(&here, &there, there_at) && crosses(&there, &here, here_at)) {
+            assert!(
+                Instant::now() < deadline,
+                "{first} and {second} do not reach each other"
+            );
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
