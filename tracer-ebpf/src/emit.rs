@@ -23,15 +23,11 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Adds the mark of the second program's records, and counts them.
+    /// Adds the mark of the second program's records.
     #[inline(always)]
-    pub fn seen_by(mut self, pass: Pass, hook: Hook) -> Self {
+    pub fn seen_by(mut self, pass: Pass) -> Self {
         if pass == Pass::Second {
             self.flags |= flags::RECOVERED;
-            if let Some(account) = ACCOUNT.get_ptr_mut(0) {
-                // SAFETY: a valid element; the addition is atomic.
-                unsafe { add(addr_of_mut!((*account).recovered[hook as usize])) };
-            }
         }
         self
     }
@@ -46,12 +42,25 @@ pub fn emit<T: 'static>(kind: Kind, subject: Subject, fill: impl FnOnce(*mut T))
     let Some(account) = ACCOUNT.get_ptr_mut(0) else {
         return;
     };
-    // SAFETY: a valid element; the addition is atomic, since programs nest.
-    let attempt = unsafe { add(addr_of_mut!((*account).attempts)) };
+    let recovered = subject.flags & flags::RECOVERED != 0;
     let Some(mut entry) = EVENTS.reserve::<T>(0) else {
-        // SAFETY: as above.
-        unsafe { add(addr_of_mut!((*account).lost[kind as usize])) };
+        // What a second program finds no room for stays among the missed: whether it is a double
+        // nobody will know.
+        if !recovered {
+            // SAFETY: a valid element; the additions are atomic.
+            unsafe {
+                add(addr_of_mut!((*account).attempts));
+                add(addr_of_mut!((*account).lost[kind as usize]));
+            }
+        }
         return;
+    };
+    // SAFETY: a valid element; the additions are atomic, since programs nest.
+    let attempt = unsafe {
+        if recovered && let Some(hook) = hook(kind) {
+            add(addr_of_mut!((*account).recovered[hook as usize]));
+        }
+        add(addr_of_mut!((*account).attempts))
     };
     let record = entry.as_mut_ptr();
     let header = record.cast::<Header>();
@@ -77,6 +86,19 @@ pub fn emit<T: 'static>(kind: Kind, subject: Subject, fill: impl FnOnce(*mut T))
         }
         .into(),
     );
+}
+
+/// The hook that two programs watch and that shows events of this kind. A task is told beside a
+/// transition, which stands for both.
+#[inline(always)]
+fn hook(kind: Kind) -> Option<Hook> {
+    match kind {
+        Kind::Transition | Kind::Close => Some(Hook::State),
+        Kind::ResetReceived => Some(Hook::ResetReceived),
+        Kind::ResetSent => Some(Hook::ResetSent),
+        Kind::Segment => Some(Hook::Segment),
+        Kind::Task | Kind::TimerStart | Kind::TimerCancel | Kind::TimerExpire => None,
+    }
 }
 
 /// Counts a run of a second program that was for none of our events.

@@ -14,10 +14,12 @@ use crate::twice::{Pass, Sighting};
 #[inline(always)]
 pub fn on_receive_reset(ctx: &BtfTracePointContext, pass: Pass) {
     let sock = Sock::new(ctx.arg(0));
+    let cookie = sock.cookie();
     let seen = Sighting {
         hook: Hook::ResetReceived,
         object: sock.pointer(),
         detail: 0,
+        cookie,
     };
     if !pass.is_mine(&seen) {
         return;
@@ -28,10 +30,10 @@ pub fn on_receive_reset(ctx: &BtfTracePointContext, pass: Pass) {
         flags: sock.flags(family),
         net: sock.net(),
     }
-    .seen_by(pass, Hook::ResetReceived);
+    .seen_by(pass);
     let facts = Facts {
         address: sock.address(),
-        cookie: sock.cookie(),
+        cookie,
         state: sock.load(constant!(OFFSETS.state)),
         ports: sock.ports(),
         answers_segment: false,
@@ -66,6 +68,7 @@ pub fn on_send_reset(ctx: &BtfTracePointContext, pass: Pass) {
         hook: Hook::ResetSent,
         object,
         detail: 0,
+        cookie: 0,
     };
     if !pass.is_mine(&seen) {
         return;
@@ -81,7 +84,7 @@ pub fn on_send_reset(ctx: &BtfTracePointContext, pass: Pass) {
         flags: 0,
         net: sock.net(),
     }
-    .seen_by(pass, Hook::ResetSent);
+    .seen_by(pass);
     let facts = Facts {
         address,
         cookie: sock.cookie(),

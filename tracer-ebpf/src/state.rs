@@ -53,10 +53,12 @@ pub fn on_set_state(ctx: &BtfTracePointContext, pass: Pass) {
     let sock = Sock::new(ctx.arg(0));
     let old = ctx.arg::<i32>(1) as u8;
     let new = ctx.arg::<i32>(2) as u8;
+    let cookie = sock.cookie();
     let seen = Sighting {
         hook: Hook::State,
         object: sock.pointer(),
-        detail: u16::from_ne_bytes([old, new]).into(),
+        detail: u16::from_ne_bytes([old, new]),
+        cookie,
     };
     if !pass.is_mine(&seen) {
         return;
@@ -69,11 +71,11 @@ pub fn on_set_state(ctx: &BtfTracePointContext, pass: Pass) {
     let family = sock.family();
     let mut change = Change {
         sock,
-        // At LISTEN -> SYN_RECV the cookie may still be the listener's (to 6.14): none is told.
+        // At LISTEN -> SYN_RECV it may still be the listener's (to 6.14): none is told.
         cookie: if old == LISTEN && new == SYN_RECV {
             0
         } else {
-            sock.cookie()
+            cookie
         },
         old,
         new,
@@ -85,7 +87,7 @@ pub fn on_set_state(ctx: &BtfTracePointContext, pass: Pass) {
         flags: sock.flags(family),
         net: sock.net(),
     }
-    .seen_by(pass, Hook::State);
+    .seen_by(pass);
     let v6 = sock.v6(family);
     if new == CLOSE {
         let Some(tcp) = sock.tcp() else {

@@ -15,7 +15,7 @@ use tracer_common::tcp::TcpState;
 use crate::emit::{Subject, emit};
 use crate::maps::constant;
 use crate::sock::{AF_INET6, Net, Ports, is_v4_mapped, load, ports, probe, v4};
-use crate::twice::{Pass, Sighting};
+use crate::twice::{Pass, Sighting, low_half};
 
 /// `timer_start(timer, …)`, `timer_cancel(timer)`, `timer_expire_entry(timer, …)`.
 #[inline(always)]
@@ -50,10 +50,14 @@ pub fn on_segment(ctx: &BtfTracePointContext, pass: Pass) {
         return;
     }
     let skb: *const u8 = ctx.arg(0);
+    // Buffers have no cookie and come again within microseconds: their receiver and the time do.
+    // SAFETY: the helper has no preconditions.
+    let jiffies = unsafe { bpf_jiffies64() };
     let seen = Sighting {
         hook: Hook::Segment,
         object: skb,
-        detail: 0,
+        detail: jiffies as u16,
+        cookie: low_half(address as *const u8).into(),
     };
     if !pass.is_mine(&seen) {
         return;
@@ -193,7 +197,7 @@ impl Copied {
             flags: 0,
             net: self.net(),
         }
-        .seen_by(pass, Hook::Segment);
+        .seen_by(pass);
         if self.family() == AF_INET6
             && let Some(addresses) = self.v6()
         {

@@ -28,7 +28,10 @@ pub struct Sighting {
     /// The kernel's object.
     pub object: *const u8,
     /// What tells two events of one object apart.
-    pub detail: u32,
+    pub detail: u16,
+    /// What tells this object from others that will lie at its address: a mark whose second program
+    /// was itself not run stays, and must not be taken for a later event's. 0: nothing does.
+    pub cookie: u64,
 }
 
 impl Pass {
@@ -36,7 +39,7 @@ impl Pass {
     #[inline(always)]
     pub fn is_mine(self, seen: &Sighting) -> bool {
         let low = low_half(seen.object);
-        let mark = (u64::from(seen.detail) << 32) | u64::from(low);
+        let mark = seen.cookie ^ u64::from(low).rotate_left(16) ^ (u64::from(seen.detail) << 48);
         let slot = ((low >> 6) ^ (low >> 12)) % MARKS_PER_HOOK;
         let Some(place) = MARKS.get_ptr_mut(seen.hook as u32 * MARKS_PER_HOOK + slot) else {
             return false;
@@ -70,7 +73,7 @@ impl Pass {
 /// few nanoseconds. Of a typed pointer the verifier gives away no more, and only by a 32-bit move,
 /// which the compiler would turn into shifts.
 #[inline(always)]
-fn low_half(pointer: *const u8) -> u32 {
+pub fn low_half(pointer: *const u8) -> u32 {
     let low: u32;
     // SAFETY: moves one register to another.
     unsafe {
