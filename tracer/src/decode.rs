@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use tracer_common::event::{CloseFacts, Header, Kind};
 use tracer_common::tcp::{Endpoint, Flow, TcpState};
 
@@ -43,23 +43,22 @@ const HEADER: usize = size_of::<Header>();
 
 /// Takes the next record off `batch`; `None` at its end. After an error, the next call goes on with
 /// the record behind the bad one; after [`DecodeError::Length`] the batch is empty.
-pub fn next_event(batch: &mut impl Buf) -> Option<Result<Event, DecodeError>> {
-    let have = batch.remaining();
+pub fn next_event(batch: &mut Bytes) -> Option<Result<Event, DecodeError>> {
+    let have = batch.len();
     if have == 0 {
         return None;
     }
-    let (kind, family) = (batch.chunk()[0], batch.chunk().get(1).copied().unwrap_or(0));
+    let (kind, family) = (batch[0], batch.get(1).copied().unwrap_or(0));
     let len = batch
-        .chunk()
         .get(2..4)
         .map_or(0, |bytes| u16::from_ne_bytes([bytes[0], bytes[1]]));
     if usize::from(len) < HEADER || usize::from(len) > have {
-        batch.advance(have);
+        batch.clear();
         return Some(Err(DecodeError::Length { len, have }));
     }
-    // The ring's records are copied whole into one piece, so this borrows.
-    let mut record = batch.copy_to_bytes(len.into());
-    Some(event(&mut record, kind, family))
+    let result = event(&mut &batch[..len.into()], kind, family);
+    batch.advance(len.into());
+    Some(result)
 }
 
 fn event(record: &mut impl Buf, kind: u8, family: u8) -> Result<Event, DecodeError> {

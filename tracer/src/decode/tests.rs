@@ -45,7 +45,7 @@ fn transition<A>(kind: Kind, family: u8, addresses: A) -> Transition<A> {
 }
 
 fn only(batch: &[u8]) -> Result<Event, DecodeError> {
-    let mut batch = batch;
+    let mut batch = Bytes::copy_from_slice(batch);
     let event = next_event(&mut batch).expect("a record");
     assert_eq!(next_event(&mut batch), None, "one record alone");
     event
@@ -232,7 +232,7 @@ fn a_bad_record_is_told_and_the_next_one_is_still_read() {
         let mut bad = good.clone();
         change(&mut bad);
         let batch = [bad, good.clone()].concat();
-        let mut batch = &batch[..];
+        let mut batch = Bytes::from(batch);
         let error = next_event(&mut batch)
             .expect("a record")
             .expect_err("a bad one");

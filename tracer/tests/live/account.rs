@@ -8,6 +8,13 @@ use crate::namespace::{Namespace, VethPair};
 use crate::ndjson::{Endpoint, Record};
 use crate::witness::{Hidden, assert_differs_at_most, assert_lacks_at_most};
 
+/// The ring for a load. Two processors that are wholly taken by a long one leave the tracer too
+/// little to keep up with writing every line: it must have room for what waits. The short ones fit
+/// the default.
+pub fn ring(long: bool) -> &'static str {
+    if long { "--buffer 256MiB" } else { "" }
+}
+
 /// What a load runs over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {

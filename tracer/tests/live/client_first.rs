@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aya::sys::Stats;
 
-use crate::account::{Books, Network, Stage, Sum, assert_both_ends_agree};
+use crate::account::{Books, Network, Stage, Sum, assert_both_ends_agree, ring};
 use crate::drivers::Route;
 use crate::drivers::churn::{self, Plan};
 use crate::gate::needs_root;
@@ -77,7 +77,7 @@ fn load(network: Network, statistics: bool, connections: u64) {
     };
 
     let witness = Witness::of_ports(&[PORT]);
-    let tracer = Tracer::watch_load(&ports(&[PORT]));
+    let tracer = Tracer::watch_load(&format!("{} {}", ports(&[PORT]), ring(connections == MANY)));
     let books = Books::open(&stage);
     let plan = Plan {
         connections,

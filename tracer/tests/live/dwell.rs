@@ -45,7 +45,7 @@ struct Story {
 
 #[test]
 fn time_wait_lasts_as_long_as_the_record_says_in_every_address_family() {
-    needs_root!(any);
+    needs_root!(quiet);
     let lone = Namespace::new();
     let veth = VethPair::new();
     let across = |name, address| Route {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use aya::sys::Stats;
 
-use crate::account::{Books, Network, Stage, Sum, assert_both_ends_agree};
+use crate::account::{Books, Network, Stage, Sum, assert_both_ends_agree, ring};
 use crate::drivers::nginx::{Asked, Nginx, ask};
 use crate::gate::needs_root;
 use crate::namespace::VethPair;
@@ -72,7 +72,7 @@ fn load(network: Network, statistics: bool, connections: i64) {
 
     let witness = Witness::of_ports(&PORTS);
     // The tracer before nginx: it then sees the listeners' whole lives.
-    let tracer = Tracer::watch_load(&ports(&PORTS));
+    let tracer = Tracer::watch_load(&format!("{} {}", ports(&PORTS), ring(connections == MANY)));
     let books = Books::open(&stage);
     let nginx = Nginx::start(stage.server(), &PORTS);
     let started = Instant::now();

@@ -13,7 +13,6 @@ static SETTINGS: RwLock<()> = RwLock::new(());
 ///
 /// - `quiet`: beside others, but not beside full load;
 /// - `alone`: without all that is quiet, or another full load;
-/// - `any`: beside anything.
 macro_rules! needs_root {
     ($company:ident) => {
         if !$crate::gate::is_root() {
@@ -38,9 +37,6 @@ pub fn is_root() -> bool {
     println!("skipped: needs root (network namespaces, BPF): run the test binary under sudo");
     false
 }
-
-/// Held by a test that runs beside anything.
-pub const fn any() {}
 
 /// Held by a test while milliseconds matter to it: no full-rate load runs meanwhile.
 pub fn quiet() -> RwLockReadGuard<'static, ()> {

@@ -21,8 +21,10 @@ pub struct Lines {
     pub summary: Option<Summary>,
     /// Lines that do not keep the contract.
     pub broken: Vec<String>,
-    /// How many, or how many pieces of them that are still to be parsed.
+    /// How many.
     pub read: u64,
+    /// Bytes in the file that is to be parsed at the end.
+    pub unread_bytes: u64,
     /// There will be no more.
     pub over: bool,
 }
@@ -46,24 +48,6 @@ impl Lines {
             Ok(Line::Other) => {}
             Ok(line) => self.broken.push(format!("out of place: {line:?}")),
             Err(error) => self.broken.push(error),
-        }
-    }
-
-    /// Takes in what was put by, freeing each piece as it is done.
-    pub fn take_all(&mut self, chunks: Vec<Vec<u8>>) {
-        let mut begun = Vec::new();
-        for chunk in chunks {
-            let mut rest = chunk.as_slice();
-            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-                begun.extend_from_slice(&rest[..end]);
-                self.take(&begun, 0);
-                begun.clear();
-                rest = &rest[end + 1..];
-            }
-            begun.extend_from_slice(rest);
-        }
-        if !begun.is_empty() {
-            self.broken.push("the last line has no end".to_owned());
         }
     }
 

@@ -1,8 +1,11 @@
 //! The program under test: started as a user starts it, read as it writes.
 
-use std::io::{BufRead, BufReader, Read};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::mem;
+use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -33,8 +36,8 @@ enum Parsing {
 #[derive(Default)]
 struct Shared {
     lines: Mutex<Lines>,
-    /// What is still to be parsed.
-    unparsed: Mutex<Vec<Vec<u8>>>,
+    /// The child has ended: what it wrote to a file is all there.
+    ended: AtomicBool,
     news: Condvar,
     stderr: Mutex<String>,
 }
@@ -73,25 +76,39 @@ impl Tracer {
     }
 
     fn start(words: &str, parsing: Parsing) -> Self {
+        // Under full load it writes to a file: somebody who copies every line from a pipe takes as
+        // much of the processors as the tracer itself.
+        let file = (parsing == Parsing::Afterwards)
+            .then(|| tempfile::tempfile().expect("a file for its lines"));
+        let stdout = match &file {
+            Some(file) => file.try_clone().expect("the file once more").into(),
+            None => Stdio::piped(),
+        };
         let mut child = Command::new(BINARY)
             // Should the test die, its tracer does not live on for long.
             .args(["watch", "--json", "--duration", "300s"])
             .args(words.split_whitespace())
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+            .stdout(stdout)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("start {BINARY}: {error}"));
         let shared = Arc::new(Shared::default());
-        let stdout = child.stdout.take().expect("stdout is piped");
-        // As much as the kernel gives: the tests must not be what slows it.
-        let _ = rustix::pipe::fcntl_setpipe_size(&stdout, 1 << 20);
         let stderr = child.stderr.take().expect("stderr is piped");
         let readers = vec![
-            thread::spawn({
-                let shared = Arc::clone(&shared);
-                move || read_lines(stdout, parsing, &shared)
-            }),
+            match (child.stdout.take(), file) {
+                (Some(stdout), _) => {
+                    // As much as the kernel gives: the tests must not be what slows it.
+                    let _ = rustix::pipe::fcntl_setpipe_size(&stdout, 1 << 20);
+                    let shared = Arc::clone(&shared);
+                    thread::spawn(move || read_lines(stdout, &shared))
+                }
+                (None, Some(file)) => {
+                    let shared = Arc::clone(&shared);
+                    thread::spawn(move || read_file(&file, &shared))
+                }
+                (None, None) => unreachable!("stdout is one of both"),
+            },
             thread::spawn({
                 let shared = Arc::clone(&shared);
                 move || keep_stderr(stderr, &shared)
@@ -170,11 +187,14 @@ impl Tracer {
     /// Waits until it has printed nothing for `calm`: a load has been worked off.
     pub fn wait_for_calm(&self, calm: Duration) {
         let deadline = Instant::now() + Duration::from_secs(60);
-        let mut seen = (self.look(|lines| lines.read), Instant::now());
+        let mut seen = (
+            self.look(|lines| lines.read + lines.unread_bytes),
+            Instant::now(),
+        );
         while seen.1.elapsed() < calm {
             assert!(Instant::now() < deadline, "it prints on and on");
             thread::sleep(Duration::from_millis(20));
-            let read = self.look(|lines| lines.read);
+            let read = self.look(|lines| lines.read + lines.unread_bytes);
             if read != seen.0 {
                 seen = (read, Instant::now());
             }
@@ -211,19 +231,12 @@ impl Tracer {
             );
             thread::sleep(Duration::from_millis(5));
         };
+        self.shared.ended.store(true, Ordering::Release);
         for reader in self.readers.drain(..) {
             reader.join().expect("read to the end");
         }
         let stderr = self.stderr();
-        let mut lines = mem::take(&mut *self.shared.lines());
-        let unparsed = mem::take(
-            &mut *self
-                .shared
-                .unparsed
-                .lock()
-                .unwrap_or_else(|poisoned| poisoned.into_inner()),
-        );
-        lines.take_all(unparsed);
+        let lines = mem::take(&mut *self.shared.lines());
         assert!(
             lines.broken.is_empty(),
             "{} lines break the contract, the first: {}",
@@ -247,6 +260,7 @@ impl Drop for Tracer {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        self.shared.ended.store(true, Ordering::Release);
     }
 }
 
@@ -261,32 +275,50 @@ pub fn netns(namespace: &Namespace) -> String {
     format!("--netns {}", namespace.inode)
 }
 
-fn read_lines(stdout: impl Read, parsing: Parsing, shared: &Shared) {
+fn read_lines(stdout: impl Read, shared: &Shared) {
     let mut stdout = BufReader::with_capacity(1 << 20, stdout);
     let mut line = Vec::new();
     while matches!(stdout.read_until(b'\n', &mut line), Ok(1..)) {
         shared.lines().take(line.trim_ascii_end(), wall());
         shared.news.notify_all();
         line.clear();
-        if parsing == Parsing::Afterwards {
-            keep_chunks(&mut stdout, shared);
-        }
     }
     shared.lines().over = true;
     shared.news.notify_all();
 }
 
-fn keep_chunks(stdout: &mut impl BufRead, shared: &Shared) {
-    while let Ok(chunk @ [_, ..]) = stdout.fill_buf() {
-        let (chunk, length) = (chunk.to_vec(), chunk.len());
-        stdout.consume(length);
-        shared
-            .unparsed
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .push(chunk);
-        shared.lines().read += 1;
+/// Takes in the first line as it comes, and the others once the child has ended.
+fn read_file(file: &File, shared: &Shared) {
+    let mut first = vec![0; 64 << 10];
+    let mut begun = 0;
+    let mut ended = false;
+    while !ended {
+        ended = shared.ended.load(Ordering::Acquire);
+        let written = file.metadata().expect("the file's size").len();
+        shared.lines().unread_bytes = written;
+        if begun == 0 {
+            let length = file.read_at(&mut first, 0).expect("read the file");
+            if let Some(end) = first[..length].iter().position(|byte| *byte == b'\n') {
+                shared.lines().take(&first[..end], wall());
+                shared.news.notify_all();
+                begun = end + 1;
+            }
+        }
+        if !ended {
+            thread::sleep(Duration::from_millis(10));
+        }
     }
+    let mut file = file;
+    file.seek(SeekFrom::Start(begun as u64))
+        .expect("rewind the file");
+    let mut rest = BufReader::with_capacity(1 << 20, file);
+    let mut line = Vec::new();
+    while matches!(rest.read_until(b'\n', &mut line), Ok(1..)) {
+        shared.lines().take(line.trim_ascii_end(), 0);
+        line.clear();
+    }
+    shared.lines().over = true;
+    shared.news.notify_all();
 }
 
 fn keep_stderr(mut stderr: impl Read, shared: &Shared) {
