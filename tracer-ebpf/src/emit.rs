@@ -9,7 +9,6 @@ use tracer_common::event::{Account, Header, Hook, Kind, flags};
 
 use crate::maps::{ACCOUNT, EVENTS, PARKED};
 use crate::sock::Net;
-use crate::twice::Pass;
 
 /// What a record is about, beside its kind.
 #[derive(Clone, Copy)]
@@ -20,17 +19,6 @@ pub struct Subject {
     pub flags: u16,
     /// The network namespace.
     pub net: Net,
-}
-
-impl Subject {
-    /// Adds the mark of the second program's records.
-    #[inline(always)]
-    pub fn seen_by(mut self, pass: Pass) -> Self {
-        if pass == Pass::Second {
-            self.flags |= flags::RECOVERED;
-        }
-        self
-    }
 }
 
 /// Makes one record. `T` starts with a [`Header`]; `fill` writes everything behind it.

@@ -25,12 +25,11 @@ pub fn on_receive_reset(ctx: &BtfTracePointContext, pass: Pass) {
         return;
     }
     let family = sock.family();
-    let subject = Subject {
+    let subject = pass.signs(Subject {
         family: 4,
         flags: sock.flags(family),
         net: sock.net(),
-    }
-    .seen_by(pass);
+    });
     let facts = Facts {
         address: sock.address(),
         cookie,
@@ -79,12 +78,11 @@ pub fn on_send_reset(ctx: &BtfTracePointContext, pass: Pass) {
         return;
     };
     let family = sock.family();
-    let subject = Subject {
+    let subject = pass.signs(Subject {
         family: 4,
         flags: 0,
         net: sock.net(),
-    }
-    .seen_by(pass);
+    });
     let facts = Facts {
         address,
         cookie: sock.cookie(),

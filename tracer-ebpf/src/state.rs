@@ -82,12 +82,11 @@ pub fn on_set_state(ctx: &BtfTracePointContext, pass: Pass) {
         detail: 0,
         ports: sock.ports(),
     };
-    let subject = Subject {
+    let subject = pass.signs(Subject {
         family: 4,
         flags: sock.flags(family),
         net: sock.net(),
-    }
-    .seen_by(pass);
+    });
     let v6 = sock.v6(family);
     if new == CLOSE {
         let Some(tcp) = sock.tcp() else {

@@ -46,24 +46,24 @@ struct Segment {
 #[inline(always)]
 pub fn on_segment(ctx: &BtfTracePointContext, pass: Pass) {
     let address = ctx.arg::<u64>(3);
-    if address == 0 {
-        return;
-    }
     let skb: *const u8 = ctx.arg(0);
-    // Buffers have no cookie and come again within microseconds: their receiver and the time do.
-    // SAFETY: the helper has no preconditions.
-    let jiffies = unsafe { bpf_jiffies64() };
+    // Buffers have no cookie and come again within microseconds; seldom for the same receiver, from
+    // the same place, with the same length.
+    // SAFETY: the tracepoint's argument is typed.
+    let length: u32 = unsafe { load(skb, constant!(OFFSETS.skb_len)) };
+    let receiver = low_half(address as *const u8);
     let seen = Sighting {
         hook: Hook::Segment,
         object: skb,
-        detail: jiffies as u16,
-        cookie: low_half(address as *const u8).into(),
+        detail: ctx.arg::<u64>(1) as u16,
+        cookie: (u64::from(length) << 32) | u64::from(receiver),
     };
     if !pass.is_mine(&seen) {
         return;
     }
-    let state = probe::<u8>(address + u64::from(constant!(OFFSETS.state)));
-    if state != Some(TcpState::TimeWait as u8) {
+    if address == 0
+        || probe(address + u64::from(constant!(OFFSETS.state))) != Some(TcpState::TimeWait as u8)
+    {
         pass.is_foreign(Hook::Segment);
         return;
     }
@@ -192,12 +192,11 @@ impl Copied {
 
     #[inline(always)]
     fn emit(&self, kind: Kind, pass: Pass, address: u64, expires: u64, segment: Segment) {
-        let subject = Subject {
+        let subject = pass.signs(Subject {
             family: 4,
             flags: 0,
             net: self.net(),
-        }
-        .seen_by(pass);
+        });
         if self.family() == AF_INET6
             && let Some(addresses) = self.v6()
         {

@@ -7,9 +7,9 @@
 
 use core::arch::asm;
 
-use tracer_common::event::Hook;
+use tracer_common::event::{Hook, flags};
 
-use crate::emit;
+use crate::emit::{self, Subject};
 use crate::maps::{MARKS, MARKS_PER_HOOK};
 
 /// Which of the two programs on a hook is running.
@@ -57,6 +57,15 @@ impl Pass {
             }
         }
         true
+    }
+
+    /// `subject`, with the mark that a second program's records bear.
+    #[inline(always)]
+    pub fn signs(self, mut subject: Subject) -> Subject {
+        if self == Self::Second {
+            subject.flags |= flags::RECOVERED;
+        }
+        subject
     }
 
     /// Notes that the event is none of ours after all, so that the account of what was missed does

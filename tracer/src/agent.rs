@@ -116,7 +116,14 @@ impl Session {
     ) -> anyhow::Result<Stopped> {
         let mut accounts_due = clock::monotonic() + ACCOUNTS;
         loop {
-            self.sink.send(&mut self.out).await;
+            select! {
+                biased;
+                signal = signals.next() => match signal {
+                    Told::End => return Ok(Stopped::Asked),
+                    Told::Resized => self.pipeline.resize(Terminal::stdout_size()),
+                },
+                () = self.sink.send(&mut self.out) => {}
+            }
             let due = [self.pipeline.poll_timeout(), end].into_iter().flatten();
             let deadline = due.fold(accounts_due, Timestamp::min);
             select! {
@@ -156,15 +163,16 @@ impl Session {
                 biased;
                 // A second signal, or a reader that has gone: no more is written.
                 () = signals.end() => break,
-                () = self.sink.send(&mut self.out) => {}
+                () = self.sink.send_last(&mut self.out) => {}
             }
-            if is_drained {
+            let is_stuck = !self.out.is_empty();
+            if is_drained || is_stuck {
                 break;
             }
         }
         self.read_accounts()?;
         let summary = self.pipeline.finish(clock::monotonic(), &mut self.out);
-        self.sink.send(&mut self.out).await;
+        self.sink.send_last(&mut self.out).await;
         self.sink.finish().await.context("failed to write stdout")?;
         Ok(summary)
     }

@@ -53,12 +53,20 @@ impl Sink {
     }
 
     /// Hands over what `buffer` holds and leaves it empty. Waits while the queue is full; does
-    /// nothing once stdout is closed.
+    /// nothing once stdout is closed. Cancel safe: until there is room the buffer keeps all.
     pub async fn send(&self, buffer: &mut BytesMut) {
-        if !buffer.is_empty() {
+        if !buffer.is_empty()
             // A closed queue is told by closed() and finish().
-            let _ = self.chunks.send(buffer.split().freeze()).await;
+            && let Ok(room) = self.chunks.reserve().await
+        {
+            room.send(buffer.split().freeze());
         }
+    }
+
+    /// The same at the end, when a reader that does not read must not keep us.
+    pub async fn send_last(&self, buffer: &mut BytesMut) {
+        // What finds no room now is told by finish().
+        let _ = timeout(LAST_WORDS, self.send(buffer)).await;
     }
 
     /// Waits until stdout takes no more.
