@@ -244,9 +244,11 @@ pub fn assert_both_ends_agree(
             clients.len(),
             servers.len()
         );
-        // A tuple that was used again: its connections come one after the other.
-        clients.sort_by_key(|record| record.opened_at);
-        servers.sort_by_key(|record| record.opened_at);
+        // A tuple that was used again: its connections come one after the other. Not in the order
+        // of their openings: a connect() that is interrupted before it chooses its port may take one
+        // that another has had meanwhile.
+        clients.sort_by_key(|record| record.arrival_in("ESTABLISHED"));
+        servers.sort_by_key(|record| record.arrival_in("ESTABLISHED"));
         for (client, server) in clients.into_iter().zip(servers) {
             let kinds = (client.close.kind.clone(), server.close.kind.clone());
             let impossible = kinds.0 == kinds.1 && ["active", "passive"].contains(&&*kinds.0);

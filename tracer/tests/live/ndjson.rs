@@ -90,6 +90,12 @@ pub struct Record {
 }
 
 impl Record {
+    /// When it came to this state.
+    pub fn arrival_in(&self, state: &str) -> Option<Wall> {
+        let visit = self.states.iter().find(|visit| visit.state == state)?;
+        visit.at
+    }
+
     /// The names of the states in order.
     pub fn path(&self) -> Vec<&str> {
         self.states
