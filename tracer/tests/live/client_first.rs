@@ -8,7 +8,7 @@ use aya::sys::Stats;
 use crate::account::{Books, Network, Stage, Sum, assert_both_ends_agree, ring};
 use crate::drivers::Route;
 use crate::drivers::churn::{self, Plan};
-use crate::gate::needs_root;
+use crate::gate;
 use crate::namespace::VethPair;
 use crate::tracer::{Tracer, ports};
 use crate::witness::{Witness, assert_lacks_at_most};
@@ -21,38 +21,44 @@ const FEWER: u64 = 40_000;
 
 #[test]
 fn every_port_that_connect_takes_over_is_seen_on_loopback() {
-    needs_root!(alone);
-    load(Network::Loopback, false, MANY);
+    gate::alone(|| {
+        load(Network::Loopback, false, MANY);
+    });
 }
 
 #[test]
 fn every_port_that_connect_takes_over_is_seen_on_loopback_with_bpf_statistics() {
-    needs_root!(alone);
-    load(Network::Loopback, true, FEWER);
+    gate::alone(|| {
+        load(Network::Loopback, true, FEWER);
+    });
 }
 
 #[test]
 fn every_port_that_connect_takes_over_is_seen_on_veth() {
-    needs_root!(alone);
-    load(Network::Veth, false, FEWER);
+    gate::alone(|| {
+        load(Network::Veth, false, FEWER);
+    });
 }
 
 #[test]
 fn every_port_that_connect_takes_over_is_seen_on_veth_with_bpf_statistics() {
-    needs_root!(alone);
-    load(Network::Veth, true, FEWER);
+    gate::alone(|| {
+        load(Network::Veth, true, FEWER);
+    });
 }
 
 #[test]
 fn every_port_that_connect_takes_over_is_seen_on_veth_with_rps() {
-    needs_root!(alone);
-    load(Network::VethSpread, false, FEWER);
+    gate::alone(|| {
+        load(Network::VethSpread, false, FEWER);
+    });
 }
 
 #[test]
 fn every_port_that_connect_takes_over_is_seen_on_veth_with_rps_and_bpf_statistics() {
-    needs_root!(alone);
-    load(Network::VethSpread, true, FEWER);
+    gate::alone(|| {
+        load(Network::VethSpread, true, FEWER);
+    });
 }
 
 fn load(network: Network, statistics: bool, connections: u64) {

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::drivers::Route;
-use crate::gate::{self, needs_root};
+use crate::gate;
 use crate::kernel::HostSetting;
 use crate::lines::Finished;
 use crate::namespace::{Namespace, hide, private_mounts};
@@ -46,97 +46,101 @@ fn refused(finished: &Finished) -> Vec<(String, String)> {
 
 #[test]
 fn with_kptr_restrict_2_it_learns_the_address_that_is_hidden() {
-    needs_root!(quiet);
-    let lone = Namespace::new();
-    let (tracer, check) = with_hidden_addresses(&lone, 30_001);
-    let server = Route::loopback(&lone).listen(30_001);
-    let sides = server.connect().close_client_first();
-    let client = tracer.close_of(sides.client);
-    assert_eq!(tracer.close_of(sides.server).verdict(), "passive/fin");
-    let finished = tracer.stop();
-    assert_eq!(refused(&finished), []);
-    assert_eq!(client.verdict(), "active/fin");
-    assert!(client.has_minisocket(), "{client:#?}");
-    finished.assert_clean();
-    assert_eq!(check.status.code(), Some(0), "the check finds all of it");
+    gate::quiet(|| {
+        let lone = Namespace::new();
+        let (tracer, check) = with_hidden_addresses(&lone, 30_001);
+        let server = Route::loopback(&lone).listen(30_001);
+        let sides = server.connect().close_client_first();
+        let client = tracer.close_of(sides.client);
+        assert_eq!(tracer.close_of(sides.server).verdict(), "passive/fin");
+        let finished = tracer.stop();
+        assert_eq!(refused(&finished), []);
+        assert_eq!(client.verdict(), "active/fin");
+        assert!(client.has_minisocket(), "{client:#?}");
+        finished.assert_clean();
+        assert_eq!(check.status.code(), Some(0), "the check finds all of it");
+    });
 }
 
 #[test]
 fn with_kptr_restrict_2_and_no_loopback_it_says_what_it_cannot_see() {
-    needs_root!(quiet);
-    let lone = Namespace::new();
-    let dark = Namespace::new();
-    dark.ip("link set lo down");
-    let (tracer, check) = with_hidden_addresses(&dark, 30_002);
-    let server = Route::loopback(&lone).listen(30_002);
-    let sides = server.connect().close_client_first();
-    let client = tracer.close_of(sides.client);
-    assert_eq!(tracer.close_of(sides.server).verdict(), "passive/fin");
-    let finished = tracer.stop();
-    let refused = refused(&finished);
-    println!("stderr: {}\nrefused: {refused:?}", finished.stderr);
-    assert!(finished.status.success(), "{}", finished.status);
-    finished.assert_account();
-    let names: Vec<&str> = refused.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["timer_start", "timer_cancel", "timer_expire"]);
-    for (name, reason) in &refused {
-        assert!(reason.contains("kptr_restrict"), "{name}: {reason}");
-    }
-    assert!(
-        !client.has_minisocket() && client.time_wait_skipped.is_none(),
-        "what it cannot see it must not claim: {client:#?}"
-    );
-    assert!(!client.complete, "and it says so in the record");
-    assert_eq!(check.status.code(), Some(1), "the check says so too");
+    gate::quiet(|| {
+        let lone = Namespace::new();
+        let dark = Namespace::new();
+        dark.ip("link set lo down");
+        let (tracer, check) = with_hidden_addresses(&dark, 30_002);
+        let server = Route::loopback(&lone).listen(30_002);
+        let sides = server.connect().close_client_first();
+        let client = tracer.close_of(sides.client);
+        assert_eq!(tracer.close_of(sides.server).verdict(), "passive/fin");
+        let finished = tracer.stop();
+        let refused = refused(&finished);
+        println!("stderr: {}\nrefused: {refused:?}", finished.stderr);
+        assert!(finished.status.success(), "{}", finished.status);
+        finished.assert_account();
+        let names: Vec<&str> = refused.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["timer_start", "timer_cancel", "timer_expire"]);
+        for (name, reason) in &refused {
+            assert!(reason.contains("kptr_restrict"), "{name}: {reason}");
+        }
+        assert!(
+            !client.has_minisocket() && client.time_wait_skipped.is_none(),
+            "what it cannot see it must not claim: {client:#?}"
+        );
+        assert!(!client.complete, "and it says so in the record");
+        assert_eq!(check.status.code(), Some(1), "the check says so too");
+    });
 }
 
 #[test]
 fn without_tracefs_nothing_is_missing() {
-    needs_root!(quiet);
-    let lone = Namespace::new();
-    let tracer = thread::spawn(|| {
-        private_mounts();
-        hide(Path::new("/sys/kernel/debug"));
-        hide(Path::new("/sys/kernel/tracing"));
-        Tracer::watch(&ports(&[30_010]))
-    })
-    .join()
-    .expect("start it where tracefs is not mounted");
-    let server = Route::loopback(&lone).listen(30_010);
-    let sides = server.connect().close_client_first();
-    assert_eq!(tracer.close_of(sides.client).verdict(), "active/fin");
-    assert!(tracer.close_of(sides.client).has_minisocket());
-    tracer.close_of(sides.server);
-    tracer.stop().assert_clean();
+    gate::quiet(|| {
+        let lone = Namespace::new();
+        let tracer = thread::spawn(|| {
+            private_mounts();
+            hide(Path::new("/sys/kernel/debug"));
+            hide(Path::new("/sys/kernel/tracing"));
+            Tracer::watch(&ports(&[30_010]))
+        })
+        .join()
+        .expect("start it where tracefs is not mounted");
+        let server = Route::loopback(&lone).listen(30_010);
+        let sides = server.connect().close_client_first();
+        assert_eq!(tracer.close_of(sides.client).verdict(), "active/fin");
+        assert!(tracer.close_of(sides.client).has_minisocket());
+        tracer.close_of(sides.server);
+        tracer.stop().assert_clean();
+    });
 }
 
 #[test]
 fn without_btf_it_says_so_and_stops() {
-    needs_root!(quiet);
-    let started = Instant::now();
-    let output: Output = thread::spawn(|| {
-        private_mounts();
-        hide(Path::new("/sys/kernel/btf"));
-        let _settings = gate::ordinary_settings();
-        Command::new(BINARY)
-            .args(["watch", "--json", "--duration", "5s"])
-            .stdin(Stdio::null())
-            .output()
-            .expect("run the tracer")
-    })
-    .join()
-    .expect("run it where BTF is hidden");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let said: Vec<&str> = said.lines().filter(|line| !line.is_empty()).collect();
-    println!("{said:?}");
-    assert_eq!(output.status.code(), Some(2), "{said:?}");
-    assert_eq!(said.len(), 1, "one line: {said:?}");
-    assert!(
-        said[0].contains("BTF") || said[0].contains("btf"),
-        "{said:?}"
-    );
-    assert!(
-        started.elapsed() < SOON.min(Duration::from_secs(5)),
-        "at once"
-    );
+    gate::quiet(|| {
+        let started = Instant::now();
+        let output: Output = thread::spawn(|| {
+            private_mounts();
+            hide(Path::new("/sys/kernel/btf"));
+            let _settings = gate::ordinary_settings();
+            Command::new(BINARY)
+                .args(["watch", "--json", "--duration", "5s"])
+                .stdin(Stdio::null())
+                .output()
+                .expect("run the tracer")
+        })
+        .join()
+        .expect("run it where BTF is hidden");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let said: Vec<&str> = said.lines().filter(|line| !line.is_empty()).collect();
+        println!("{said:?}");
+        assert_eq!(output.status.code(), Some(2), "{said:?}");
+        assert_eq!(said.len(), 1, "one line: {said:?}");
+        assert!(
+            said[0].contains("BTF") || said[0].contains("btf"),
+            "{said:?}"
+        );
+        assert!(
+            started.elapsed() < SOON.min(Duration::from_secs(5)),
+            "at once"
+        );
+    });
 }

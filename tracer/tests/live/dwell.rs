@@ -6,14 +6,13 @@ use std::thread;
 use std::time::Duration;
 
 use crate::drivers::{Pair, Route, Server, Sides, read_to_end, send};
-use crate::gate::{self, needs_root};
+use crate::gate;
 use crate::kernel::{Wall, jiffy, latest_expiry, ms, wall};
 use crate::lines::Finished;
 use crate::namespace::{Namespace, VethPair};
 use crate::ndjson::Record;
 use crate::sock_diag::{Change, FIN_WAIT2, Holder, Poll, TIME_WAIT, change_to};
 use crate::tracer::{SOON, Tracer, ports};
-use crate::witness::Witness;
 
 /// The name of the threads that close.
 const CLOSER: &str = "closes-first";
@@ -45,71 +44,69 @@ struct Story {
 
 #[test]
 fn time_wait_lasts_as_long_as_the_record_says_in_every_address_family() {
-    needs_root!(quiet);
-    let lone = Namespace::new();
-    let veth = VethPair::new();
-    let across = |name, address| Route {
-        name,
-        client: &veth.first,
-        server: &veth.second,
-        address,
-    };
-    let routes = [
-        (Route::loopback(&lone), 21_001),
-        (Route::loopback_v6(&lone), 21_002),
-        (Route::mapped(&lone), 21_003),
-        (across("veth IPv4", VethPair::SECOND[0]), 21_004),
-        (across("veth IPv6", VethPair::SECOND[1]), 21_005),
-    ];
-    let half_closed_port = 21_006;
-    let all_ports = [21_001, 21_002, 21_003, 21_004, 21_005, half_closed_port];
+    gate::quiet_at_first(|company| {
+        let lone = Namespace::new();
+        let veth = VethPair::new();
+        let across = |name, address| Route {
+            name,
+            client: &veth.first,
+            server: &veth.second,
+            address,
+        };
+        let routes = [
+            (Route::loopback(&lone), 21_001),
+            (Route::loopback_v6(&lone), 21_002),
+            (Route::mapped(&lone), 21_003),
+            (across("veth IPv4", VethPair::SECOND[0]), 21_004),
+            (across("veth IPv6", VethPair::SECOND[1]), 21_005),
+        ];
+        let half_closed_port = 21_006;
+        let all_ports = [21_001, 21_002, 21_003, 21_004, 21_005, half_closed_port];
 
-    let quiet = gate::quiet();
-    // Should an expiry be hidden, the failure says so.
-    let _witness = Witness::of_ports(&all_ports);
-    // Full loads of other tests pass it by in the meantime.
-    let tracer = Tracer::watch(&format!("{} --buffer 64MiB", ports(&all_ports)));
-    // Listeners live as long as the test, so that only connections close.
-    let servers: Vec<Server> = routes
-        .iter()
-        .map(|(route, port)| route.listen(*port))
-        .collect();
-    let half_closing = Route::loopback(&lone).listen(half_closed_port);
-    let stories: Vec<Story> = thread::scope(|scope| {
-        let closing: Vec<_> = servers
+        // Full loads of other tests pass it by in the meantime.
+        let tracer = Tracer::watch(&format!("{} --buffer 64MiB", ports(&all_ports)));
+        // Listeners live as long as the test, so that only connections close.
+        let servers: Vec<Server> = routes
             .iter()
-            .map(|server| {
-                thread::Builder::new()
-                    .name(CLOSER.to_owned())
-                    .spawn_scoped(scope, || client_closes_first(server))
-                    .expect("start a driver")
-            })
+            .map(|(route, port)| route.listen(*port))
             .collect();
-        closing
-            .into_iter()
-            .map(|story| story.join().expect("a driver ends"))
-            .collect()
+        let half_closing = Route::loopback(&lone).listen(half_closed_port);
+        let stories: Vec<Story> = thread::scope(|scope| {
+            let closing: Vec<_> = servers
+                .iter()
+                .map(|server| {
+                    thread::Builder::new()
+                        .name(CLOSER.to_owned())
+                        .spawn_scoped(scope, || client_closes_first(server))
+                        .expect("start a driver")
+                })
+                .collect();
+            closing
+                .into_iter()
+                .map(|story| story.join().expect("a driver ends"))
+                .collect()
+        });
+        let (half_closed, kept_open) = half_close(&half_closing);
+        drop(company);
+        let hz = tracer.look(|lines| lines.meta.as_ref().map(|meta| meta.hz));
+        let per_second = Duration::from_secs(1).as_nanos() / jiffy().as_nanos();
+        assert_eq!(hz.map(u128::from), Some(per_second), "the meta line's hz");
+
+        for story in &stories {
+            println!("{}: {:?}", story.route, story.sides.client);
+            check_server(&tracer.close_of(story.sides.server), story);
+            check_client_verdict(&tracer.close_of(story.sides.client));
+        }
+        let patience = latest_expiry(NOMINAL) + SOON;
+        for story in stories {
+            let record = tracer.end_of(story.sides.client, patience);
+            check_client_end(&record, story);
+        }
+        check_half_close(&tracer.end_of(half_closed.client, patience));
+        drop(kept_open);
+
+        tracer.stop().assert_clean();
     });
-    let (half_closed, kept_open) = half_close(&half_closing);
-    drop(quiet);
-    let hz = tracer.look(|lines| lines.meta.as_ref().map(|meta| meta.hz));
-    let per_second = Duration::from_secs(1).as_nanos() / jiffy().as_nanos();
-    assert_eq!(hz.map(u128::from), Some(per_second), "the meta line's hz");
-
-    for story in &stories {
-        println!("{}: {:?}", story.route, story.sides.client);
-        check_server(&tracer.close_of(story.sides.server), story);
-        check_client_verdict(&tracer.close_of(story.sides.client));
-    }
-    let patience = latest_expiry(NOMINAL) + SOON;
-    for story in stories {
-        let record = tracer.end_of(story.sides.client, patience);
-        check_client_end(&record, story);
-    }
-    check_half_close(&tracer.end_of(half_closed.client, patience));
-    drop(kept_open);
-
-    tracer.stop().assert_clean();
 }
 
 /// Client closes first, the server 300 ms later; sock_diag is polled from before to the end.
@@ -313,51 +310,52 @@ fn check_dwell(record: &Record, route: &str) {
 
 #[test]
 fn a_fin_wait2_that_never_gets_its_fin_claims_no_time_wait() {
-    needs_root!(quiet);
-    let lone = Namespace::new();
-    lone.sysctl("net.ipv4.tcp_fin_timeout", "3");
-    let tracer = Tracer::watch(&ports(&[21_010, 21_011]));
-    let before = lone.counters();
-    let servers = [
-        Route::loopback(&lone).listen(21_010),
-        Route::loopback_v6(&lone).listen(21_011),
-    ];
-    let held: Vec<(Sides, std::net::TcpStream)> = servers
-        .iter()
-        .map(|server| {
-            let pair = server.connect();
-            (pair.sides(), pair.server)
-        })
-        .collect();
-    for (sides, _) in &held {
-        let verdict = tracer.close_of(sides.client);
-        assert_eq!(verdict.verdict(), "active/fin");
-        assert_eq!(verdict.close.initiator, "local");
-    }
-    for (sides, _) in &held {
-        let record = tracer.end_of(sides.client, Duration::from_secs(3) + SOON);
-        assert!(record.time_wait.is_none(), "{:?}", record.time_wait);
-        assert!(!record.path().contains(&"TIME_WAIT"), "{:?}", record.path());
-        let fin_wait2 = record.fin_wait2.expect("it waited");
-        assert!(fin_wait2.in_minisocket);
-        assert_eq!(fin_wait2.exit.as_deref(), Some("timed_out"));
-        let dwell = Duration::from_nanos(fin_wait2.dwell_ns.expect("it is over"));
-        println!("FIN_WAIT2 with tcp_fin_timeout 3 lasted {dwell:.3?}");
-        let nominal = Duration::from_secs(3);
-        assert!(dwell >= nominal - jiffy(), "{dwell:?}");
-        assert!(dwell <= latest_expiry(nominal) + EXPIRY_DELAY, "{dwell:?}");
-    }
-    let after = lone.counters();
-    let created = after.since(&before, "TW") + after.since(&before, "TWKilled");
-    assert_eq!(created, 2, "the kernel made two minisockets");
-    // Their FINs come too late: nobody holds the tuple, so a reset answers.
-    for (sides, server) in held {
-        drop(server);
-        let record = tracer.close_of(sides.server);
-        assert_eq!(record.verdict(), "reset_received/peer_reset");
-    }
-    let finished: Finished = tracer.stop();
-    finished.assert_clean();
+    gate::quiet(|| {
+        let lone = Namespace::new();
+        lone.sysctl("net.ipv4.tcp_fin_timeout", "3");
+        let tracer = Tracer::watch(&ports(&[21_010, 21_011]));
+        let before = lone.counters();
+        let servers = [
+            Route::loopback(&lone).listen(21_010),
+            Route::loopback_v6(&lone).listen(21_011),
+        ];
+        let held: Vec<(Sides, std::net::TcpStream)> = servers
+            .iter()
+            .map(|server| {
+                let pair = server.connect();
+                (pair.sides(), pair.server)
+            })
+            .collect();
+        for (sides, _) in &held {
+            let verdict = tracer.close_of(sides.client);
+            assert_eq!(verdict.verdict(), "active/fin");
+            assert_eq!(verdict.close.initiator, "local");
+        }
+        for (sides, _) in &held {
+            let record = tracer.end_of(sides.client, Duration::from_secs(3) + SOON);
+            assert!(record.time_wait.is_none(), "{:?}", record.time_wait);
+            assert!(!record.path().contains(&"TIME_WAIT"), "{:?}", record.path());
+            let fin_wait2 = record.fin_wait2.expect("it waited");
+            assert!(fin_wait2.in_minisocket);
+            assert_eq!(fin_wait2.exit.as_deref(), Some("timed_out"));
+            let dwell = Duration::from_nanos(fin_wait2.dwell_ns.expect("it is over"));
+            println!("FIN_WAIT2 with tcp_fin_timeout 3 lasted {dwell:.3?}");
+            let nominal = Duration::from_secs(3);
+            assert!(dwell >= nominal - jiffy(), "{dwell:?}");
+            assert!(dwell <= latest_expiry(nominal) + EXPIRY_DELAY, "{dwell:?}");
+        }
+        let after = lone.counters();
+        let created = after.since(&before, "TW") + after.since(&before, "TWKilled");
+        assert_eq!(created, 2, "the kernel made two minisockets");
+        // Their FINs come too late: nobody holds the tuple, so a reset answers.
+        for (sides, server) in held {
+            drop(server);
+            let record = tracer.close_of(sides.server);
+            assert_eq!(record.verdict(), "reset_received/peer_reset");
+        }
+        let finished: Finished = tracer.stop();
+        finished.assert_clean();
+    });
 }
 
 /// The times just before and after `act`.

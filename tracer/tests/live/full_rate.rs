@@ -9,7 +9,7 @@ use aya::sys::Stats;
 
 use crate::account::{Books, Network, Stage, Sum, assert_both_ends_agree, ring};
 use crate::drivers::nginx::{Asked, Nginx, ask};
-use crate::gate::needs_root;
+use crate::gate;
 use crate::namespace::VethPair;
 use crate::tracer::{Tracer, ports};
 use crate::witness::{Witness, assert_lacks_at_most};
@@ -23,38 +23,44 @@ const FEWER: i64 = 40_000;
 
 #[test]
 fn nothing_is_lost_over_loopback() {
-    needs_root!(alone);
-    load(Network::Loopback, false, MANY);
+    gate::alone(|| {
+        load(Network::Loopback, false, MANY);
+    });
 }
 
 #[test]
 fn nothing_is_lost_over_loopback_with_bpf_statistics() {
-    needs_root!(alone);
-    load(Network::Loopback, true, FEWER);
+    gate::alone(|| {
+        load(Network::Loopback, true, FEWER);
+    });
 }
 
 #[test]
 fn nothing_is_lost_over_veth() {
-    needs_root!(alone);
-    load(Network::Veth, false, FEWER);
+    gate::alone(|| {
+        load(Network::Veth, false, FEWER);
+    });
 }
 
 #[test]
 fn nothing_is_lost_over_veth_with_bpf_statistics() {
-    needs_root!(alone);
-    load(Network::Veth, true, FEWER);
+    gate::alone(|| {
+        load(Network::Veth, true, FEWER);
+    });
 }
 
 #[test]
 fn nothing_is_lost_over_veth_with_rps() {
-    needs_root!(alone);
-    load(Network::VethSpread, false, FEWER);
+    gate::alone(|| {
+        load(Network::VethSpread, false, FEWER);
+    });
 }
 
 #[test]
 fn nothing_is_lost_over_veth_with_rps_and_bpf_statistics() {
-    needs_root!(alone);
-    load(Network::VethSpread, true, FEWER);
+    gate::alone(|| {
+        load(Network::VethSpread, true, FEWER);
+    });
 }
 
 fn load(network: Network, statistics: bool, connections: i64) {

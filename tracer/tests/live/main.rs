@@ -12,16 +12,12 @@
     reason = "the tests are the outside world: they hold the tracer to clocks of their own"
 )]
 
+#[path = "../support/mod.rs"]
+mod support;
+use support::{gate, kernel, lines, namespace, ndjson, sock_diag, tracer, witness};
+
 mod account;
 mod drivers;
-mod gate;
-mod kernel;
-mod lines;
-mod namespace;
-mod ndjson;
-mod sock_diag;
-mod tracer;
-mod witness;
 
 mod backlog;
 mod client_first;

@@ -81,7 +81,12 @@ pub struct Witness {
 }
 
 impl Witness {
-    /// Calls it. It heeds connections from or to these ports; call it before the tracer.
+    /// Calls it. It heeds every connection; call it before the tracer.
+    pub fn of_all_ports() -> Self {
+        Self::of_ports(&[])
+    }
+
+    /// The same for connections from or to these ports; any where there are none.
     pub fn of_ports(ports: &[u16]) -> Self {
         let instance = Instance::listening(ports)
             .inspect_err(|error| println!("no witness, so nothing is excused: {error}"))
@@ -155,7 +160,13 @@ impl Instance {
             .iter()
             .map(|port| format!("sport=={port}||dport=={port}"))
             .collect();
-        instance.enable("sock/inet_sock_set_state", &of_ports.join("||"))?;
+        let filter = if ports.is_empty() {
+            // The kernel's word for none.
+            "0".to_owned()
+        } else {
+            of_ports.join("||")
+        };
+        instance.enable("sock/inet_sock_set_state", &filter)?;
         if let Some(handler) = minisocket_timer() {
             // Not timer_cancel, which does not say whose timer it is: what cancels in a softirq
             // is followed by a start, an expiry or a transition.
