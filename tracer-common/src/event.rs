@@ -30,11 +30,14 @@ pub enum Kind {
     ResetSent = 8,
     /// A segment was handled by a minisocket and freed: [`Minisocket`].
     Segment = 9,
+    /// `__inet_twsk_schedule()` has set a minisocket's timer, for the first time or anew
+    /// ([`Minisocket`] as it is after that). Only where fexit programs are allowed.
+    Schedule = 10,
 }
 
 impl Kind {
     /// One more than the highest number of a kind: the size of tables indexed by kind.
-    pub const COUNT: usize = 10;
+    pub const COUNT: usize = 11;
 
     /// Every kind, in the order of their numbers.
     pub const ALL: [Self; Self::COUNT - 1] = [
@@ -47,6 +50,7 @@ impl Kind {
         Self::ResetReceived,
         Self::ResetSent,
         Self::Segment,
+        Self::Schedule,
     ];
 
     /// The kind with the wire's number `number`, or `None` for one of a later version.
@@ -72,6 +76,7 @@ impl Kind {
             Self::ResetReceived => "reset_received",
             Self::ResetSent => "reset_sent",
             Self::Segment => "segment",
+            Self::Schedule => "schedule",
         }
     }
 }
@@ -86,6 +91,15 @@ pub mod flags {
     pub const OWNED: u16 = 1 << 1;
     /// The socket is of family AF_INET6 (its addresses may be v4-mapped all the same).
     pub const SOCKET_V6: u16 = 1 << 2;
+    /// The first record that found room after others had found none: something that happened
+    /// between the record before this in the ring and this one is not told.
+    pub const AFTER_LOSS: u16 = 1 << 3;
+    /// Made in a softirq (or above). With [`IN_TASK`] clear too: not known.
+    pub const IN_SOFTIRQ: u16 = 1 << 4;
+    /// Made in process context: the current task acts.
+    pub const IN_TASK: u16 = 1 << 5;
+    /// The network namespace is being taken down: nobody holds it any more.
+    pub const NETNS_DYING: u16 = 1 << 6;
 }
 
 /// Bits of [`CloseFacts::marks`].
@@ -267,7 +281,7 @@ pub struct Task {
 }
 
 /// Something that happened to a minisocket ([`Kind::TimerStart`], [`Kind::TimerCancel`],
-/// [`Kind::TimerExpire`], [`Kind::Segment`]).
+/// [`Kind::TimerExpire`], [`Kind::Segment`], [`Kind::Schedule`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Minisocket<A> {
@@ -379,5 +393,5 @@ const _: () = {
     assert!(offset_of!(Minisocket<V4>, addresses) == 80);
     assert!(size_of::<Reset<V4>>() == 72 && size_of::<Reset<V6>>() == 96);
     assert!(offset_of!(Reset<V4>, reason) == 56);
-    assert!(size_of::<Account>() == 8 + 80 + 32 + 32);
+    assert!(size_of::<Account>() == 8 + 88 + 32 + 32);
 };

@@ -85,7 +85,9 @@ fn hook(kind: Kind) -> Option<Hook> {
         Kind::ResetReceived => Some(Hook::ResetReceived),
         Kind::ResetSent => Some(Hook::ResetSent),
         Kind::Segment => Some(Hook::Segment),
-        Kind::Task | Kind::TimerStart | Kind::TimerCancel | Kind::TimerExpire => None,
+        Kind::Task | Kind::TimerStart | Kind::TimerCancel | Kind::TimerExpire | Kind::Schedule => {
+            None
+        }
     }
 }
 

@@ -75,7 +75,11 @@ fn event(record: &mut impl Buf, kind: u8, family: u8) -> Result<Event, DecodeErr
             Kind::Transition => 24,
             Kind::Close => 24 + size_of::<CloseFacts>(),
             Kind::Task => 72,
-            Kind::TimerStart | Kind::TimerCancel | Kind::TimerExpire | Kind::Segment => 48,
+            Kind::TimerStart
+            | Kind::TimerCancel
+            | Kind::TimerExpire
+            | Kind::Segment
+            | Kind::Schedule => 48,
             Kind::ResetReceived | Kind::ResetSent => 32,
         };
     if record.remaining() < fields {
@@ -97,9 +101,11 @@ fn event(record: &mut impl Buf, kind: u8, family: u8) -> Result<Event, DecodeErr
         Kind::Transition | Kind::Close => transition(record, kind, family)?,
         Kind::Task => (UNKNOWN_FLOW, task(record)?),
         Kind::ResetReceived | Kind::ResetSent => reset(record, kind, family),
-        Kind::TimerStart | Kind::TimerCancel | Kind::TimerExpire | Kind::Segment => {
-            minisocket(record, kind, family)?
-        }
+        Kind::TimerStart
+        | Kind::TimerCancel
+        | Kind::TimerExpire
+        | Kind::Segment
+        | Kind::Schedule => minisocket(record, kind, family)?,
     };
     let socket = Socket {
         address,
@@ -209,6 +215,7 @@ fn minisocket(record: &mut impl Buf, kind: Kind, family: u8) -> Result<(Flow, Bo
         Kind::TimerStart => Body::TimerStart(minisocket),
         Kind::TimerCancel => Body::TimerCancel(minisocket),
         Kind::TimerExpire => Body::TimerExpire(minisocket),
+        Kind::Schedule => Body::Schedule(minisocket),
         _ => Body::Segment {
             minisocket,
             tcp_flags,

@@ -6,7 +6,7 @@ use tracer_common::event::Kind;
 use crate::engine::{self, Engine, Output};
 use crate::filter::Filter;
 use crate::output::{Loss, Summary, Writer};
-use crate::probes::{SEGMENT_PROBE, TIMER_PROBES};
+use crate::probes::{RESET_PROBES, SCHEDULE_PROBE, SEGMENT_PROBE, TIMER_PROBES};
 use crate::record::CloseKind;
 use crate::stream::{AccountReading, Meta, StreamRecord};
 use crate::time::{Timestamp, WallOffset};
@@ -43,6 +43,8 @@ impl Pipeline {
             hz: meta.hz,
             sees_timers: TIMER_PROBES.iter().all(|probe| meta.has_probe(probe)),
             sees_segments: meta.has_probe(SEGMENT_PROBE),
+            sees_resets: RESET_PROBES.iter().all(|probe| meta.has_probe(probe)),
+            sees_schedules: meta.has_probe(SCHEDULE_PROBE),
             transitions,
         });
         Self {
@@ -67,7 +69,9 @@ impl Pipeline {
                 self.received += 1;
                 self.engine.handle_event(event);
             }
+            StreamRecord::Lost(now) => self.engine.handle_loss(*now),
             StreamRecord::Watermark(now) => self.engine.handle_timeout(*now),
+            StreamRecord::Inventory(inventory) => self.engine.handle_inventory(inventory),
             StreamRecord::Clock(wall) => self.wall = *wall,
             StreamRecord::Account(reading) => self.handle_account(reading, out),
             // Told once, to new().

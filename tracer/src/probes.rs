@@ -159,6 +159,10 @@ const PROBES: [Probe; 11] = [
 pub const TIMER_PROBES: [&str; 3] = ["timer_start", "timer_cancel", "timer_expire"];
 /// The program that shows the segments which minisockets handle.
 pub const SEGMENT_PROBE: &str = "free_segment";
+/// The programs that show resets.
+pub const RESET_PROBES: [&str; 2] = ["receive_reset", "send_reset"];
+/// The program that shows every setting of a minisocket's timer, where the kernel lets it.
+pub const SCHEDULE_PROBE: &str = "schedule";
 
 /// How to load.
 #[derive(Clone, Copy, Debug)]
@@ -482,4 +486,4 @@ fn is_refusal(error: &EbpfError) -> bool {
     false
 }
 
-const _: () = assert!(Kind::COUNT == 10 && Hook::COUNT == 4);
+const _: () = assert!(Kind::COUNT == 11 && Hook::COUNT == 4);

@@ -6,6 +6,10 @@ use tracer_common::tcp::{Flow, TcpState};
 
 use crate::time::{Timestamp, WallOffset};
 
+mod inventory;
+
+pub use inventory::{Found, Holder, Inventory};
+
 /// One record of the stream.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StreamRecord {
@@ -13,8 +17,13 @@ pub enum StreamRecord {
     Meta(Meta),
     /// Something that the kernel showed.
     Event(Event),
+    /// Events between the last one delivered and this time found no room in the ring.
+    Lost(Timestamp),
     /// Every event with an earlier stamp has been delivered. Time moves with events and with this.
     Watermark(Timestamp),
+    /// Which sockets a network namespace held, between two times that have both passed: every event
+    /// up to [`Inventory::until`] that was not lost has been delivered.
+    Inventory(Inventory),
     /// How the wall's clock stands against the monotonic one from here on.
     Clock(WallOffset),
     /// A reading of the accounts.
@@ -150,6 +159,8 @@ pub enum Body {
     TimerCancel(Minisocket),
     /// A minisocket's timer expired.
     TimerExpire(Minisocket),
+    /// A minisocket's timer was set: at its start and at each refresh.
+    Schedule(Minisocket),
     /// A segment was handled by a minisocket.
     Segment {
         /// The minisocket after it.
@@ -186,6 +197,7 @@ impl Body {
             Self::TimerStart(_) => Kind::TimerStart,
             Self::TimerCancel(_) => Kind::TimerCancel,
             Self::TimerExpire(_) => Kind::TimerExpire,
+            Self::Schedule(_) => Kind::Schedule,
             Self::Segment { .. } => Kind::Segment,
             Self::ResetReceived { .. } => Kind::ResetReceived,
             Self::ResetSent { .. } => Kind::ResetSent,

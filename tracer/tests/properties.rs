@@ -22,6 +22,8 @@ const CONFIG: Config = Config {
     hz: HZ as u32,
     sees_timers: true,
     sees_segments: true,
+    sees_resets: true,
+    sees_schedules: false,
     transitions: true,
 };
 

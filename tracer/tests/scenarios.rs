@@ -5,7 +5,7 @@
 //! comes; read the difference before you keep it.
 //!
 //! ```text
-//! config hz=250 timers=yes segments=yes transitions=no
+//! config hz=250 timers=yes segments=yes resets=yes schedules=no transitions=no
 //! socket NAME cookie=1 address=0x10 flow=10.0.0.5:40112>10.0.0.9:80 [v6socket]
 //! SECONDS NAME FROM>TO [key=value…]          a step; to CLOSE with facts
 //! SECONDS NAME task [FROM>TO] tid=812        who made the step before
@@ -161,6 +161,8 @@ impl Script {
                 hz,
                 sees_timers: true,
                 sees_segments: true,
+                sees_resets: true,
+                sees_schedules: false,
                 transitions: false,
             })
         })
@@ -200,6 +202,8 @@ impl Script {
             hz: self.hz as u32,
             sees_timers: on("timers", true),
             sees_segments: on("segments", true),
+            sees_resets: on("resets", true),
+            sees_schedules: on("schedules", false),
             transitions: on("transitions", false),
         }));
         Ok(())

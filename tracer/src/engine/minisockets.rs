@@ -108,6 +108,13 @@ impl Engine {
         );
     }
 
+    /// The timer was set, for the first time or anew.
+    pub(super) fn on_schedule(&mut self, event: &Event, shown: &stream::Minisocket) {
+        if let Some(id) = self.find_minisocket(event, Minisocket::is_alive) {
+            self.on_move(id, event, shown);
+        }
+    }
+
     pub(super) fn on_segment(
         &mut self,
         event: &Event,

@@ -36,7 +36,7 @@ use tracer_common::event::flags;
 use tracer_common::tcp::TcpState;
 
 use crate::record::{Incomplete, Process, Record, Source, TransitionRow};
-use crate::stream::{Body, Event, Task};
+use crate::stream::{Body, Event, Inventory, Task};
 use crate::time::Timestamp;
 
 use connection::Connection;
@@ -57,6 +57,11 @@ pub struct Config {
     pub sees_timers: bool,
     /// The segments that minisockets handle are seen.
     pub sees_segments: bool,
+    /// The resets that are received and sent are seen: without them no verdict rests on there
+    /// having been none.
+    pub sees_resets: bool,
+    /// Every setting of a minisocket's timer is seen.
+    pub sees_schedules: bool,
     /// Whether to give [`Output::Transition`].
     pub transitions: bool,
 }
@@ -120,6 +125,7 @@ impl Engine {
             Body::TimerStart(ref shown) => self.on_timer_start(event, shown),
             Body::TimerCancel(ref shown) => self.on_timer_cancel(event, shown),
             Body::TimerExpire(ref shown) => self.on_timer_expire(event, shown),
+            Body::Schedule(ref shown) => self.on_schedule(event, shown),
             Body::Segment {
                 ref minisocket,
                 tcp_flags,
@@ -135,6 +141,16 @@ impl Engine {
                 ..
             } => self.on_reset_sent(event, state, answers_segment),
         }
+    }
+
+    /// Events between the last one and `now` were lost. Call it before the watermark that follows.
+    pub fn handle_loss(&mut self, now: Timestamp) {
+        self.advance(now);
+    }
+
+    /// Takes in which sockets a network namespace held. Call it in the stream's order.
+    pub fn handle_inventory(&mut self, inventory: &Inventory) {
+        self.advance(inventory.until);
     }
 
     /// Moves the time. Call it with each watermark, then [`Self::poll`].
