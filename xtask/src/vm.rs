@@ -1,0 +1,158 @@
+//! `cargo xtask vm`: the tests that trace the kernel, on other kernels than this machine's.
+//!
+//! Each of Debian's kernels boots in an emulator (no KVM: it must run where there is none) with
+//! everything that the tests need in its initial file system, and powers off when they have ended.
+//! What the kernel, the emulator and busybox are, set-up finds and fetches once.
+//!
+//! Emulated processors are ten to twenty times slower: see [`SKIPPED`].
+
+mod guest;
+mod initramfs;
+mod machine;
+
+use std::{
+    ffi::OsString,
+    fmt::Display,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use anyhow::{Result, ensure};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use self::{guest::Script, initramfs::Initramfs, machine::Outcome};
+use crate::{
+    bpf,
+    child::Stopwatch,
+    setup::{self, Kernel},
+    test::{Binaries, Binary, Count, PRIVILEGED},
+    workspace::Workspace,
+};
+
+/// Tests that do not run inside, and why. Each is a part of names, as libtest's `--skip` takes it.
+const SKIPPED: [(&str, &str); 5] = [
+    (
+        "full_rate::",
+        "as many connections a second as two real processors make",
+    ),
+    (
+        "client_first::",
+        "as many connections a second as two real processors make",
+    ),
+    ("backlog::", "a load that fills the ring within a second"),
+    ("promptness::", "milliseconds, and a processor's idle time"),
+    ("check_with_cost", "nanoseconds a run"),
+];
+
+/// What `cargo xtask vm` is asked for.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A kernel of Debian's, by the first two numbers of its version; may be repeated
+    #[arg(long, value_name = "VERSION", value_parser = setup::kernel_names(), default_values = ["6.1", "6.12"])]
+    kernel: Vec<String>,
+
+    /// Only save each kernel's BTF, cut down to what tracer reads, beside the unit tests that hold it
+    #[arg(long, conflicts_with = "tests")]
+    save_btf: bool,
+
+    /// Passed to every test binary: a part of the tests' names, --nocapture
+    #[arg(last = true)]
+    tests: Vec<OsString>,
+}
+
+/// Boots one kernel after the other; the last line is the count.
+pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
+    ensure!(
+        cfg!(target_arch = "x86_64"),
+        "the kernels are for x86_64, and so must be what runs inside"
+    );
+    let emulator = setup::emulator(workspace)?;
+    let kernels: Vec<Kernel> = args
+        .kernel
+        .iter()
+        .map(|name| setup::kernel(workspace, name))
+        .collect::<Result<_>>()?;
+    let toolchain = setup::toolchain(workspace)?;
+    bpf::build(workspace, &toolchain)?;
+    let binaries = Binaries::build(workspace)?;
+    let chosen: Vec<&Binary> = binaries
+        .tests
+        .iter()
+        .filter(|binary| is_chosen(binary, args.save_btf))
+        .collect();
+
+    let interrupted = hold_signals()?;
+    let script = if args.save_btf {
+        Script::saving_btf(&binaries, &chosen)
+    } else {
+        Script::testing(
+            &binaries,
+            &chosen,
+            &SKIPPED.map(|(name, _)| name),
+            &args.tests,
+        )
+    };
+    if !args.save_btf {
+        for (name, reason) in SKIPPED {
+            say(format_args!("not inside: {name} ({reason})"));
+        }
+    }
+    let mut sums = Vec::new();
+    for kernel in &kernels {
+        let watch = Stopwatch::start();
+        let image = workspace.setup().join("vm").join("initramfs");
+        Initramfs::new(kernel, &binaries, &chosen, &script)?.write(&image)?;
+        say(format_args!("booting Linux {}", kernel.release));
+        let outcome = machine::run(&emulator, kernel, &image, &interrupted)?;
+        if args.save_btf {
+            outcome.save(&workspace.root.join(guest::FIXTURES), &kernel.name)?;
+        }
+        sums.push((kernel, outcome, watch.elapsed()));
+        if interrupted.load(Ordering::Relaxed) {
+            break;
+        }
+    }
+    let mut bad = interrupted.load(Ordering::Relaxed);
+    for (kernel, outcome, took) in &sums {
+        for line in &outcome.skipped {
+            println!("{}: skipped: {line}", kernel.name);
+        }
+        let Outcome { count, .. } = outcome;
+        println!(
+            "Linux {}: {count} ({:.0} s)",
+            kernel.release,
+            took.as_secs_f32()
+        );
+        bad |= count.failed > 0 || (args.tests.is_empty() && *count == Count::default());
+    }
+    Ok(if bad {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// The tests that trace run inside; the unit tests of the library only save.
+fn is_chosen(binary: &Binary, save_btf: bool) -> bool {
+    if save_btf {
+        binary.kind == "lib" && binary.name == "tracer"
+    } else {
+        binary.kind == "test" && PRIVILEGED.contains(&binary.name.as_str())
+    }
+}
+
+/// Signals that would end us and leave the emulator behind.
+fn hold_signals() -> Result<Arc<AtomicBool>> {
+    let interrupted = Arc::default();
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+    }
+    Ok(interrupted)
+}
+
+fn say(what: impl Display) {
+    eprintln!("vm: {what}");
+}
