@@ -6,6 +6,8 @@
 //! handle_timeout(now)       each watermark
 //! poll() -> Option<Output>  after each of the two, until it gives None
 //! poll_timeout()            when a watermark would bring something
+//! handle_loss(now)          where events were lost
+//! handle_inventory(…)       what sock_diag says of a network namespace
 //! finish()                  once, when the stream has ended; then poll() again
 //! ```
 //!
@@ -17,6 +19,8 @@ mod close;
 mod connection;
 mod ended;
 mod finished;
+mod inventory;
+mod loss;
 mod minisockets;
 mod names;
 mod reuse;
@@ -42,6 +46,8 @@ use crate::time::Timestamp;
 use connection::Connection;
 use ended::{Ended, Memory};
 use finished::Stage;
+use inventory::Search;
+use loss::Losses;
 use table::{Id, Table};
 use timers::{Timer, Timers};
 use timewait::Jiffies;
@@ -89,6 +95,8 @@ pub struct Engine {
     connecting: HashMap<u32, Id, RandomState>,
     /// What each processor showed last.
     processors: Vec<Processor>,
+    losses: Losses,
+    search: Search,
     outputs: VecDeque<Pending>,
     totals: Totals,
 }
@@ -106,6 +114,8 @@ impl Engine {
             ended: Memory::new(),
             connecting: HashMap::default(),
             processors: Vec::new(),
+            losses: Losses::default(),
+            search: Search::default(),
             outputs: VecDeque::new(),
             totals: Totals::default(),
         }
@@ -116,11 +126,14 @@ impl Engine {
     /// The event's stamp moves the time first, so what was waited for until then is settled without
     /// it. A stamp that is earlier than one before it changes no order: the ring's is the truth.
     pub fn handle_event(&mut self, event: &Event) {
+        if event.flags & flags::AFTER_LOSS != 0 {
+            self.losses.note(self.now, event.at);
+        }
         self.advance(event.at);
-        let unbroken = self.note_sequence(event);
+        self.note_processor(event);
         match event.body {
             Body::Transition { from, to, detail } => self.on_transition(event, from, to, detail),
-            Body::Close { from, ref facts } => self.on_close(event, from, facts, unbroken),
+            Body::Close { from, ref facts } => self.on_close(event, from, facts),
             Body::Task(ref task) => self.on_task(event, task),
             Body::TimerStart(ref shown) => self.on_timer_start(event, shown),
             Body::TimerCancel(ref shown) => self.on_timer_cancel(event, shown),
@@ -145,12 +158,15 @@ impl Engine {
 
     /// Events between the last one and `now` were lost. Call it before the watermark that follows.
     pub fn handle_loss(&mut self, now: Timestamp) {
+        self.losses.note(self.now, now);
         self.advance(now);
     }
 
-    /// Takes in which sockets a network namespace held. Call it in the stream's order.
+    /// Takes in which sockets a network namespace held, in the stream's order: what is not known
+    /// yet is taken up, and what is absent from two whole inventories is gone.
     pub fn handle_inventory(&mut self, inventory: &Inventory) {
         self.advance(inventory.until);
+        self.on_inventory(inventory);
     }
 
     /// Moves the time. Call it with each watermark, then [`Self::poll`].
@@ -163,7 +179,11 @@ impl Engine {
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let held = self.outputs.front().and_then(|pending| pending.held);
         let held = held.map(|held| held.until);
-        [held, self.timers.next()].into_iter().flatten().min()
+        let search = self.search.is_under_way().then_some(self.now);
+        [held, self.timers.next(), search]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The next output. Call it until `None` after each event and each watermark.
@@ -202,17 +222,15 @@ impl Engine {
             }
         }
         self.ended.age(self.now);
+        self.look_for_absent();
     }
 
-    /// Whether the event is the one after the latest of its processor: nothing between was lost.
-    /// Programs nest, so an unbroken sequence may look broken, never the other way round.
-    fn note_sequence(&mut self, event: &Event) -> bool {
+    /// Makes room for what the event's processor shows.
+    fn note_processor(&mut self, event: &Event) {
         let cpu = usize::from(event.cpu);
         if cpu >= self.processors.len() {
             self.processors.resize(cpu + 1, Processor::default());
         }
-        let last = self.processors[cpu].sequence.replace(event.seq);
-        last.is_some_and(|last| last.wrapping_add(1) == event.seq)
     }
 
     /// Whether a second program shows again the reset that its processor showed last. Most resets
@@ -282,7 +300,7 @@ impl Engine {
             self.totals.open -= 1;
             self.totals.vanished += 1;
         }
-        sockets::decide(connection, &self.config);
+        sockets::decide(connection, &self.config, &self.losses);
         let record = finished::record(connection, Stage::Verdict, &self.config);
         self.totals
             .count_verdict(record.close.kind, !record.incomplete.is_empty());
@@ -308,9 +326,12 @@ impl Engine {
 
     /// The whole record; the connection is remembered for its successors and let go.
     fn give_end(&mut self, id: Id) {
-        let Some(connection) = self.table.remove(id) else {
+        let Some(mut connection) = self.table.remove(id) else {
             return;
         };
+        if let Some(minisocket) = &mut connection.minisocket {
+            minisocket.segments_lost = self.losses.touch(minisocket.began.0, self.now);
+        }
         let record = finished::record(&connection, Stage::End, &self.config);
         self.totals.count_end(&record);
         self.ended.remember(self.now, remembered(&connection));
@@ -365,8 +386,6 @@ impl Engine {
 /// What a processor showed last.
 #[derive(Clone, Copy, Default)]
 struct Processor {
-    /// Number of its latest event.
-    sequence: Option<u32>,
     /// Kernel address and state of its latest reset, received and sent.
     resets: [Option<(u64, u8)>; 2],
 }
