@@ -83,6 +83,17 @@ pub enum Output {
     End(Box<Record>),
 }
 
+/// A connection that is still held.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Remaining {
+    /// What is known of it so far; without a verdict, that is unknown.
+    pub record: Record,
+    /// Its full socket lives.
+    pub open: bool,
+    /// It waits in TIME_WAIT.
+    pub in_time_wait: bool,
+}
+
 /// The engine.
 pub struct Engine {
     config: Config,
@@ -208,6 +219,15 @@ impl Engine {
         for id in self.killed() {
             self.give_up_reuse(id);
         }
+    }
+
+    /// Every connection that is still held, in no order, with what is known of it.
+    pub fn remaining(&self) -> impl Iterator<Item = Remaining> {
+        self.table.iter().map(|(_, connection)| Remaining {
+            record: finished::record(connection, Stage::Verdict, &self.config),
+            open: connection.is_open(),
+            in_time_wait: connection.minisocket.as_ref().is_some_and(|m| m.counted),
+        })
     }
 
     /// Moves the time and settles what was waited for until then.

@@ -1,5 +1,5 @@
-//! A load that ends its connections in every way that two willing ends can: which one, the client's
-//! first byte says. It counts what it does by role and by what the record must say of it.
+//! A load that ends its connections in every way that two willing ends can, each way on a port of
+//! its own. It counts what it does by role and by what the record must say of it.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -15,29 +15,42 @@ use super::{Route, reset_on_close};
 pub type Verdicts = BTreeMap<(&'static str, &'static str), u64>;
 
 /// How a connection ends.
-#[derive(Clone, Copy)]
-enum Way {
-    ClientFirst = b'c' as isize,
-    ServerFirst = b's' as isize,
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    ClientFirst,
+    ServerFirst,
     /// The client closes with SO_LINGER 0.
-    ClientResets = b'r' as isize,
+    ClientResets,
     /// The server closes and leaves data unread.
-    ServerResets = b'u' as isize,
+    ServerResets,
     /// Nobody listens.
     Refused,
 }
 
-const WAYS: [Way; 5] = [
-    Way::ClientFirst,
-    Way::ServerFirst,
-    Way::ClientResets,
-    Way::ServerResets,
-    Way::Refused,
-];
-
 impl Way {
+    /// All of them, and the number of each, which is added to the first port.
+    const ALL: [Self; 5] = [
+        Self::ClientFirst,
+        Self::ServerFirst,
+        Self::ClientResets,
+        Self::ServerResets,
+        Self::Refused,
+    ];
+
+    /// The server's ports, counted from the first.
+    pub fn ports(first: u16) -> Vec<u16> {
+        (first..).take(Self::ALL.len()).collect()
+    }
+
+    /// The way of a port.
+    pub fn of(port: u16, first: u16) -> Option<Self> {
+        Self::ALL
+            .get(usize::from(port.checked_sub(first)?))
+            .copied()
+    }
+
     /// What the client's record must say, and the server's where there is one.
-    const fn verdicts(self) -> (&'static str, Option<&'static str>) {
+    pub const fn verdicts(self) -> (&'static str, Option<&'static str>) {
         match self {
             Self::ClientFirst => ("active/fin", Some("passive/fin")),
             Self::ServerFirst => ("passive/fin", Some("active/fin")),
@@ -48,31 +61,28 @@ impl Way {
     }
 }
 
-/// Makes `connections` connections to these ports, as many in each way, and one more port of
-/// which nobody listens. The listeners are closed then.
-pub fn run(
-    route: Route<'_>,
-    ports: &[u16],
-    nobody: u16,
-    connections: u64,
-    threads: usize,
-) -> Verdicts {
-    let servers: Vec<_> = ports.iter().map(|port| route.listen(*port)).collect();
-    let addresses: Vec<_> = servers.iter().map(|server| server.address()).collect();
-    let refusing = SocketAddr::new(route.address, nobody);
+/// Makes `connections` connections, as many in each way, to the ports from `first` on. Its listeners
+/// are closed then.
+pub fn run(route: Route<'_>, first: u16, connections: u64, threads: usize) -> Verdicts {
+    let servers: Vec<_> = Way::ALL
+        .into_iter()
+        .zip(first..)
+        .filter(|(way, _)| *way != Way::Refused)
+        .map(|(way, port)| (way, route.listen(port)))
+        .collect();
     let next = AtomicU64::new(0);
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
-        for server in &servers {
+        for (way, server) in &servers {
             for _ in 0..threads {
-                scope.spawn(|| serve(&server.listener, &over));
+                scope.spawn(|| serve(*way, &server.listener, &over));
             }
         }
         let clients: Vec<_> = (0..threads)
             .map(|_| {
                 scope.spawn(|| {
                     route.client.enter();
-                    drive(&addresses, refusing, &next, connections)
+                    drive(SocketAddr::new(route.address, first), &next, connections)
                 })
             })
             .collect();
@@ -83,30 +93,27 @@ pub fn run(
             }
         }
         over.store(true, Ordering::Release);
-        for server in &servers {
+        for (_, server) in &servers {
             // Wakes the threads in accept().
             let _ = SockRef::from(&server.listener).shutdown(std::net::Shutdown::Both);
         }
+        verdicts.insert(("listener", "listener_closed"), servers.len() as u64);
         verdicts
     })
 }
 
-fn drive(
-    addresses: &[SocketAddr],
-    refusing: SocketAddr,
-    next: &AtomicU64,
-    connections: u64,
-) -> Verdicts {
+fn drive(first: SocketAddr, next: &AtomicU64, connections: u64) -> Verdicts {
     let mut verdicts = Verdicts::new();
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
         if number >= connections {
             return verdicts;
         }
-        let number = usize::try_from(number).expect("few");
-        let way = WAYS[number % WAYS.len()];
-        let address = addresses[number / WAYS.len() % addresses.len()];
-        end_in(way, address, refusing);
+        let place = (number % Way::ALL.len() as u64) as u16;
+        let mut address = first;
+        address.set_port(first.port() + place);
+        let way = Way::ALL[usize::from(place)];
+        end_in(way, address);
         let (client, server) = way.verdicts();
         *verdicts.entry(("client", client)).or_default() += 1;
         if let Some(server) = server {
@@ -115,9 +122,9 @@ fn drive(
     }
 }
 
-fn end_in(way: Way, address: SocketAddr, refusing: SocketAddr) {
-    if let Way::Refused = way {
-        let error = TcpStream::connect(refusing).expect_err("nobody listens");
+fn end_in(way: Way, address: SocketAddr) {
+    if way == Way::Refused {
+        let error = TcpStream::connect(address).expect_err("nobody listens");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
         return;
     }
@@ -150,30 +157,29 @@ fn end_in(way: Way, address: SocketAddr, refusing: SocketAddr) {
     }
 }
 
-fn serve(listener: &TcpListener, over: &AtomicBool) {
+fn serve(way: Way, listener: &TcpListener, over: &AtomicBool) {
     loop {
         match listener.accept() {
-            Ok((stream, _)) => answer(stream),
+            Ok((stream, _)) => answer(way, stream),
             Err(_) if over.load(Ordering::Acquire) => return,
             Err(error) => panic!("accept: {error}"),
         }
     }
 }
 
-fn answer(mut stream: TcpStream) {
+fn answer(way: Way, mut stream: TcpStream) {
     let mut byte = [0];
-    stream.read_exact(&mut byte).expect("which way");
-    match byte[0] {
-        b'c' => {
+    stream.read_exact(&mut byte).expect("a question");
+    match way {
+        Way::ClientFirst => {
             stream.write_all(b"!").expect("answer");
             assert_eq!(stream.read(&mut byte).expect("the end"), 0);
         }
-        b'r' => {
+        Way::ClientResets => {
             stream.write_all(b"!").expect("answer");
             let error = stream.read(&mut byte).expect_err("a reset");
             assert_eq!(error.kind(), ErrorKind::ConnectionReset);
         }
-        // 's' and 'u': closed at once.
-        _ => {}
+        Way::ServerFirst | Way::ServerResets | Way::Refused => {}
     }
 }
