@@ -163,6 +163,11 @@ impl Pipeline {
 
     fn shown_remaining(&self) -> ShownRemaining {
         let mut shown = ShownRemaining::default();
+        if self.filter.is_empty() {
+            let totals = self.engine.totals();
+            (shown.open, shown.in_time_wait) = (totals.open, totals.in_time_wait);
+            return shown;
+        }
         for remaining in self.engine.remaining() {
             if self.filter.matches_record(&remaining.record) {
                 shown.open += u64::from(remaining.open);
