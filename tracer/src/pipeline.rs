@@ -161,8 +161,25 @@ impl Pipeline {
         self.account = reading.clone();
     }
 
+    fn shown_remaining(&self) -> ShownRemaining {
+        let mut shown = ShownRemaining::default();
+        if self.filter.is_empty() {
+            let totals = self.engine.totals();
+            (shown.open, shown.in_time_wait) = (totals.open, totals.in_time_wait);
+            return shown;
+        }
+        for remaining in self.engine.remaining() {
+            if self.filter.matches_record(&remaining.record) {
+                shown.open += u64::from(remaining.open);
+                shown.in_time_wait += u64::from(remaining.in_time_wait);
+            }
+        }
+        shown
+    }
+
     fn summary(&self, now: Timestamp) -> Summary {
         let totals = self.engine.totals();
+        let shown = self.shown_remaining();
         Summary {
             duration: std::time::Duration::from_nanos(now.since(self.started)),
             opened: totals.opened,
@@ -176,12 +193,21 @@ impl Pipeline {
             time_waits_ended: self.time_waits_ended,
             open: totals.open,
             in_time_wait: totals.in_time_wait,
+            shown_open: shown.open,
+            shown_in_time_wait: shown.in_time_wait,
             hits: self.account.hits,
             received: self.received - totals.doubles.min(self.received),
             ring_lost: self.account.ring_lost,
             missed: missed(&self.account, totals.doubles),
         }
     }
+}
+
+/// What is left of what the filter shows.
+#[derive(Default)]
+struct ShownRemaining {
+    open: u64,
+    in_time_wait: u64,
 }
 
 fn lost_on(reading: &AccountReading, cpu: u16) -> u64 {

@@ -366,8 +366,12 @@ pub enum Incomplete {
     TransitionLost,
     /// The end of the minisocket was due and not seen.
     EndNotSeen,
+    /// Records were lost just when it closed or its tuple was freed: one may have been its own.
+    EvidenceLost,
     /// The minisocket cannot be seen, because its probe is not attached.
     TimerProbeMissing,
+    /// The verdict needs to know of resets, whose probes are not attached.
+    ResetProbeMissing,
 }
 
 /// One state change, as `watch --transitions` shows it.

@@ -6,6 +6,7 @@ use tracer_common::tcp::TcpState::{self, *};
 
 use crate::record::{CloseCause as Cause, CloseKind as Kind, Initiator as By};
 
+const ECONNREFUSED: u16 = libc::ECONNREFUSED as u16;
 const ECONNABORTED: u16 = libc::ECONNABORTED as u16;
 const ECONNRESET: u16 = libc::ECONNRESET as u16;
 const EPIPE: u16 = libc::EPIPE as u16;
@@ -33,8 +34,14 @@ pub(super) struct Evidence {
     pub timer_started: bool,
     /// Minisockets' timers can be seen at all.
     pub sees_timers: bool,
-    /// Nothing that the same processor told just before was lost.
-    pub unbroken: bool,
+    /// Resets can be seen at all.
+    pub sees_resets: bool,
+    /// No record was lost around CLOSE.
+    pub whole: bool,
+    /// No record was lost since the state that was left had begun.
+    pub whole_in_state: bool,
+    /// The network namespace was being taken down.
+    pub netns_dying: bool,
     /// `tcp_reset()` ran just before.
     pub reset_received: bool,
     /// An RST was sent in the state that was left, whenever and wherever.
@@ -77,6 +84,11 @@ impl Evidence {
         self.no_error() && !self.reset_received && !self.reset_sent() && !self.has(marks::REPAIR)
     }
 
+    /// A reset that was not seen was none.
+    fn knows_resets(&self) -> bool {
+        self.sees_resets && self.whole
+    }
+
     /// The error is that of an answer that never came.
     fn gave_up(&self) -> bool {
         let error = self.facts.error;
@@ -86,7 +98,8 @@ impl Evidence {
     /// A minisocket was due and none was made, although we would have seen it.
     fn no_minisocket(&self) -> bool {
         self.sees_timers
-            && self.unbroken
+            && self.sees_resets
+            && self.whole_in_state
             && self.orderly()
             && !self.reset_sent_in_state
             && self.facts.linger2 >= 0
@@ -123,6 +136,8 @@ pub(super) struct Rule {
     pub overflow: bool,
     /// A minisocket took over that cannot be seen.
     pub minisocket_unseen: bool,
+    /// It also rests on there having been no reset.
+    pub rests_on_no_reset: bool,
     /// What the verdict rests on.
     pub words: &'static [&'static str],
 }
@@ -142,6 +157,7 @@ const fn rule(
         task_acts: false,
         overflow: false,
         minisocket_unseen: false,
+        rests_on_no_reset: false,
         words,
     }
 }
@@ -156,6 +172,14 @@ const fn acts(rule: Rule) -> Rule {
 const fn overflow(rule: Rule) -> Rule {
     Rule {
         overflow: true,
+        rests_on_no_reset: true,
+        ..rule
+    }
+}
+
+const fn no_reset(rule: Rule) -> Rule {
+    Rule {
+        rests_on_no_reset: true,
         ..rule
     }
 }
@@ -195,13 +219,15 @@ pub(super) static RULES: &[Rule] = &[
     // The state alone tells.
     acts(rule("listener closed", |e| e.from == Listen,
         (Kind::ListenerClosed, By::Local, None), &["it was a listener"])),
-    rule("passive close", |e| e.from == LastAck && e.orderly(),
-        PASSIVE, &["the peer's FIN came first", "our FIN was acknowledged"]),
+    no_reset(rule("netns exit", |e| e.netns_dying && e.orderly() && !e.timer_started,
+        aborted(Cause::NetnsExit), &["its network namespace was taken down"])),
+    no_reset(rule("passive close", |e| e.from == LastAck && e.orderly(),
+        PASSIVE, &["the peer's FIN came first", "our FIN was acknowledged"])),
 
     // A minisocket took over: an orderly close.
     rule("simultaneous close", |e| e.timer_started && e.from == Closing,
         SIMULTANEOUS, &["the FINs crossed", "a minisocket took over"]),
-    rule("active close", |e| e.timer_started,
+    rule("active close", |e| e.timer_started && (e.facts_seen || e.from == FinWait2),
         ACTIVE, &["our FIN was first", "a minisocket took over"]),
     unseen_minisocket(rule("simultaneous close, minisocket unseen",
         |e| !e.sees_timers && e.from == Closing && e.orderly() && e.facts.linger2 >= 0,
@@ -215,16 +241,23 @@ pub(super) static RULES: &[Rule] = &[
         reset_sent(Cause::DataAfterClose), &["a segment came after close()", "an RST answered it"]),
     rule("refused", |e| e.reset_received && e.from == SynSent,
         failed(By::Peer, Cause::Refused), &["an RST answered our SYN"]),
-    rule("reset by the peer", |e| e.reset_received,
-        PEER_RESET, &["an RST came"]),
+    // tcp_reset() runs for our own reset too, but only once we receive no more: then what it sent
+    // must have been seen, or have been none.
+    no_reset(rule("reset by the peer",
+        |e| e.reset_received && (e.facts.shutdown & SHUTDOWN_RECEIVE == 0 || e.knows_resets()),
+        PEER_RESET, &["an RST came"])),
 
     // The error tells.
     acts(rule("destroyed", |e| e.facts.error == ECONNABORTED,
         reset_sent(Cause::Destroyed), &["the error is ECONNABORTED"])),
     rule("connect timeout", |e| e.connecting() && e.facts.error == ETIMEDOUT,
         failed(By::None, Cause::TimedOut), &["the error is ETIMEDOUT", "nothing answered our SYN"]),
-    rule("unreachable", |e| e.connecting() && e.facts.error != 0,
-        failed(By::Peer, Cause::Unreachable), &["an error came without an RST"]),
+    no_reset(rule("unreachable",
+        |e| e.connecting() && e.facts.error != 0
+            && (e.facts.error != ECONNREFUSED || e.knows_resets()),
+        failed(By::Peer, Cause::Unreachable), &["an error came without an RST"])),
+    rule("refused or unreachable", |e| e.connecting() && e.facts.error != 0,
+        (Kind::ConnectFailed, By::Peer, None), &["the error is ECONNREFUSED"]),
     rule("handshake failed", |e| e.from == SynRecv && e.facts.error != 0,
         aborted(Cause::HandshakeAborted), &["an error ended the handshake"]),
     rule("user timeout",
@@ -233,8 +266,11 @@ pub(super) static RULES: &[Rule] = &[
         timed_out(Cause::UserTimeout), &["TCP_USER_TIMEOUT is set", "the peer did not answer"]),
     rule("keepalive", |e| e.gave_up() && e.reset_sent_before && e.has(marks::KEEP_OPEN),
         timed_out(Cause::Keepalive), &["keepalive probes were not answered", "an RST went before"]),
-    rule("zero window", |e| e.gave_up() && e.facts.probes_out > 0,
-        timed_out(Cause::ZeroWindow), &["window probes were not answered"]),
+    no_reset(rule("zero window",
+        |e| e.gave_up() && e.facts.probes_out > 0 && (!e.has(marks::KEEP_OPEN) || e.knows_resets()),
+        timed_out(Cause::ZeroWindow), &["window probes were not answered"])),
+    rule("keepalive or zero window", |e| e.gave_up() && e.facts.probes_out > 0,
+        (Kind::TimedOut, By::None, None), &["probes were not answered"]),
     rule("retransmission", |e| e.gave_up() && e.facts.retransmits > 0,
         timed_out(Cause::Retransmission), &["retransmissions were not answered"]),
     // Only tcp_reset() leaves these errors, and it ran for the peer's RST alone while we still

@@ -14,7 +14,10 @@ fn plain(from: TcpState) -> Evidence {
         local_port: true,
         timer_started: false,
         sees_timers: true,
-        unbroken: true,
+        sees_resets: true,
+        whole: true,
+        whole_in_state: true,
+        netns_dying: false,
         reset_received: false,
         reset_sent_in_state: false,
         reset_sent_before: false,
@@ -63,6 +66,7 @@ fn cases() -> Vec<(&'static str, Evidence)> {
         |change: fn(&mut Evidence)| with(with(plain(Established), error(libc::ETIMEDOUT)), change);
     vec![
         ("listener closed", plain(Listen)),
+        ("netns exit", with(dead(LastAck), |e| e.netns_dying = true)),
         ("passive close", dead(LastAck)),
         (
             "simultaneous close",
@@ -96,6 +100,13 @@ fn cases() -> Vec<(&'static str, Evidence)> {
             with(plain(SynSent), error(libc::ECONNREFUSED)),
         ),
         (
+            "refused or unreachable",
+            with(plain(SynSent), |e| {
+                error(libc::ECONNREFUSED)(e);
+                e.sees_resets = false;
+            }),
+        ),
+        (
             "handshake failed",
             with(with(plain(SynRecv), error(libc::ETIMEDOUT)), |e| {
                 e.client = false
@@ -117,6 +128,14 @@ fn cases() -> Vec<(&'static str, Evidence)> {
             }),
         ),
         ("zero window", gave_up(|e| e.facts.probes_out = 9)),
+        (
+            "keepalive or zero window",
+            gave_up(|e| {
+                e.facts.marks = marks::KEEP_OPEN;
+                e.facts.probes_out = 9;
+                e.whole = false;
+            }),
+        ),
         ("retransmission", gave_up(|e| e.facts.retransmits = 15)),
         (
             "reset by the peer, told by the error",
@@ -203,12 +222,16 @@ fn the_verdicts_are_as_reviewed() {
     let mut table = String::new();
     for rule in RULES {
         let cause = rule.cause.map_or("-".into(), |cause| format!("{cause:?}"));
-        let mark = match (rule.task_acts, rule.overflow, rule.minisocket_unseen) {
+        let mut mark = match (rule.task_acts, rule.overflow, rule.minisocket_unseen) {
             (true, ..) => " task",
             (_, true, _) => " overflow",
             (.., true) => " unseen",
             _ => "",
-        };
+        }
+        .to_owned();
+        if rule.rests_on_no_reset {
+            mark.push_str(" no-reset");
+        }
         table.push_str(&format!(
             "{}: {:?} {:?} {cause}{mark}\n",
             rule.name, rule.kind, rule.initiator
@@ -216,21 +239,24 @@ fn the_verdicts_are_as_reviewed() {
     }
     insta::assert_snapshot!(table, @r"
     listener closed: ListenerClosed Local - task
-    passive close: Passive Peer Fin
+    netns exit: Aborted None NetnsExit no-reset
+    passive close: Passive Peer Fin no-reset
     simultaneous close: Simultaneous Both Fin
     active close: Active Local Fin
     simultaneous close, minisocket unseen: Simultaneous Both Fin unseen
     active close, minisocket unseen: Active Local Fin unseen
     data after close: ResetSent Local DataAfterClose
     refused: ConnectFailed Peer Refused
-    reset by the peer: ResetReceived Peer PeerReset
+    reset by the peer: ResetReceived Peer PeerReset no-reset
     destroyed: ResetSent Local Destroyed task
     connect timeout: ConnectFailed None TimedOut
-    unreachable: ConnectFailed Peer Unreachable
+    unreachable: ConnectFailed Peer Unreachable no-reset
+    refused or unreachable: ConnectFailed Peer -
     handshake failed: Aborted None HandshakeAborted
     user timeout: TimedOut None UserTimeout
     keepalive: TimedOut None Keepalive
-    zero window: TimedOut None ZeroWindow
+    zero window: TimedOut None ZeroWindow no-reset
+    keepalive or zero window: TimedOut None -
     retransmission: TimedOut None Retransmission
     reset by the peer, told by the error: ResetReceived Peer PeerReset
     repair: Aborted None Repair
@@ -241,23 +267,45 @@ fn the_verdicts_are_as_reviewed() {
     disconnected while connecting: ConnectFailed Local Abandoned task
     handshake aborted: Aborted None HandshakeAborted
     unaccepted: ResetSent Local Unaccepted task
-    simultaneous close, no minisocket, held: Simultaneous Both Fin overflow
-    active close, no minisocket, held: Active Local Fin overflow
+    simultaneous close, no minisocket, held: Simultaneous Both Fin overflow no-reset
+    active close, no minisocket, held: Active Local Fin overflow no-reset
     unread data: ResetSent Local UnreadData task
     linger zero: ResetSent Local LingerZero task
     disconnect: ResetSent Local Disconnect task
     linger2: ResetSent Local Linger2
     data after close, at the ACK of our FIN: ResetSent Local DataAfterClose
     FIN_WAIT2 timeout: TimedOut None FinWait2
-    simultaneous close, no minisocket: Simultaneous Both Fin overflow
-    active close, no minisocket: Active Local Fin overflow
+    simultaneous close, no minisocket: Simultaneous Both Fin overflow no-reset
+    active close, no minisocket: Active Local Fin overflow no-reset
     orphan limit or memory: ResetSent Local OrphanOrMemory
     ");
 }
 
 #[test]
 fn a_lost_record_before_close_forbids_to_claim_an_overflow() {
-    let evidence = with(dead(FinWait2), |e| e.unbroken = false);
+    let evidence = with(dead(FinWait2), |e| e.whole_in_state = false);
+    assert_eq!(decide(&evidence).kind, Kind::Unknown);
+}
+
+#[test]
+fn what_was_lost_after_tcp_reset_may_have_been_our_own_rst() {
+    let lossy = |from, shutdown| {
+        with(plain(from), |e| {
+            e.reset_received = true;
+            e.facts.shutdown = shutdown;
+            e.whole = false;
+        })
+    };
+    assert_eq!(decide(&lossy(Established, 0)).cause, Some(Cause::PeerReset));
+    assert_eq!(decide(&lossy(FinWait1, 3)).kind, Kind::Unknown);
+}
+
+#[test]
+fn a_minisocket_whose_full_socket_was_lost_before_fin_wait2_may_come_from_closing() {
+    let evidence = with(dead(FinWait1), |e| {
+        e.timer_started = true;
+        e.facts_seen = false;
+    });
     assert_eq!(decide(&evidence).kind, Kind::Unknown);
 }
 

@@ -4,6 +4,7 @@ use tracer_common::event::CloseFacts;
 use tracer_common::tcp::{Flow, TcpState};
 
 use super::close::Rule;
+use super::inventory::Presence;
 use super::timeline::Timeline;
 use super::timewait::Minisocket;
 use crate::record::{Incomplete, Previous, Process, Role};
@@ -56,6 +57,8 @@ pub(super) struct Connection {
     pub half_close: bool,
     pub minisocket: Option<Minisocket>,
     pub previous: Option<Previous>,
+    /// How sock_diag's answers bear on it.
+    pub presence: Presence,
     incomplete: u8,
 }
 
@@ -74,7 +77,7 @@ pub(super) struct FinWait2Step {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Closing {
     pub facts: Option<CloseFacts>,
-    pub unbroken: bool,
+    pub netns_dying: bool,
     pub reset_sent_in_state: bool,
     pub reset_sent_before: bool,
     pub reset_sent_after: bool,
@@ -119,6 +122,7 @@ impl Connection {
             half_close: false,
             minisocket: None,
             previous: None,
+            presence: Presence::default(),
             incomplete: 0,
         }
     }
@@ -134,7 +138,9 @@ impl Connection {
             Incomplete::OpeningNotSeen,
             Incomplete::TransitionLost,
             Incomplete::EndNotSeen,
+            Incomplete::EvidenceLost,
             Incomplete::TimerProbeMissing,
+            Incomplete::ResetProbeMissing,
         ]
         .into_iter()
         .filter(|what| self.incomplete & (1 << *what as u8) != 0)

@@ -156,6 +156,8 @@ fn exit_of_minisocket(how: How) -> FinWait2Exit {
         How::Expired => FinWait2Exit::TimedOut,
         How::Reset => FinWait2Exit::Reset,
         How::Data => FinWait2Exit::Data,
+        How::Purged => FinWait2Exit::Purged,
+        How::Destroyed => FinWait2Exit::Destroyed,
         How::ReusedByConnect | How::ReusedBySyn | How::Unknown | How::NotSeen => {
             FinWait2Exit::Unknown
         }
@@ -187,7 +189,8 @@ fn time_wait(connection: &Connection, stage: Stage, config: &Config) -> Option<T
     let minisocket = connection.minisocket.as_ref()?;
     let entry = minisocket.entry?;
     let end = end(minisocket).filter(|_| stage == Stage::End);
-    let segments_seen = config.sees_segments && minisocket.seen_from_start;
+    let segments_seen =
+        config.sees_segments && minisocket.seen_from_start && !minisocket.segments_lost;
     Some(TimeWait {
         entered_at: Some(entry.at),
         entered_from: entry.from,
@@ -202,6 +205,8 @@ fn time_wait(connection: &Connection, stage: Stage, config: &Config) -> Option<T
             How::ReusedByConnect => TimeWaitExit::ReusedByConnect,
             How::ReusedBySyn => TimeWaitExit::ReusedBySyn,
             How::Reset => TimeWaitExit::Reset,
+            How::Purged => TimeWaitExit::Purged,
+            How::Destroyed => TimeWaitExit::Destroyed,
             How::Data | How::Unknown | How::NotSeen => TimeWaitExit::Unknown,
         }),
         late: end.is_some_and(|end| end.late),

@@ -8,11 +8,13 @@ use super::table::Id;
 use super::timewait::{Cancel, Change, End, How, Life, Minisocket, Sign};
 use super::{Engine, names, sockets};
 use crate::record::{EntryPrecision, Incomplete};
-use crate::stream::{self, Event};
+use crate::stream::{self, Event, Socket};
 use crate::time::Timestamp;
 
 /// How far apart two events of one cause may lie, nanoseconds.
 const AT_ONCE: u64 = 1_000_000;
+/// How long connect() looks for a port, at the most, nanoseconds.
+const CONNECT: u64 = 1_000_000_000;
 /// How long an expiry may straggle behind the end that was told for it, nanoseconds.
 const STRAGGLE: u64 = 5_000_000_000;
 
@@ -24,6 +26,9 @@ impl Engine {
     pub(super) fn on_timer_start(&mut self, event: &Event, shown: &stream::Minisocket) {
         if let Some(id) = self.find_minisocket(event, Minisocket::is_alive) {
             self.on_move(id, event, shown);
+            return;
+        }
+        if self.is_told(event) {
             return;
         }
         self.totals.minisockets_seen += 1;
@@ -58,8 +63,13 @@ impl Engine {
     pub(super) fn on_timer_cancel(&mut self, event: &Event, shown: &stream::Minisocket) {
         let id = match self.find_minisocket(event, Minisocket::is_alive) {
             Some(id) => id,
+            None if self.is_told(event) => return,
             None => self.adopt_minisocket(event, shown),
         };
+        let jiffies = self.jiffies;
+        if let Some(minisocket) = self.minisocket_mut(id) {
+            minisocket.recognise(event.at, shown, jiffies);
+        }
         let cancel = Cancel {
             at: event.at,
             cpu: event.cpu,
@@ -68,6 +78,8 @@ impl Engine {
             reset: false,
             data: false,
             candidate: self.connecting_candidate(id, shown.tid),
+            by_task: event.flags & flags::IN_TASK != 0,
+            netns_dying: event.flags & flags::NETNS_DYING != 0,
         };
         self.set_life(id, Life::Cancelled(cancel));
         self.timers.park_cancel(self.now, id);
@@ -76,6 +88,7 @@ impl Engine {
     pub(super) fn on_timer_expire(&mut self, event: &Event, shown: &stream::Minisocket) {
         let id = match self.find_minisocket(event, |_| true) {
             Some(id) => id,
+            None if self.is_told(event) => return,
             None => {
                 let told = self
                     .ended
@@ -108,11 +121,25 @@ impl Engine {
         );
     }
 
-    /// The timer was set, for the first time or anew.
+    /// The timer was set, for the first time or anew. What timer_start showed of it is not shown
+    /// again; a timer that stays in its bucket is set without one.
     pub(super) fn on_schedule(&mut self, event: &Event, shown: &stream::Minisocket) {
-        if let Some(id) = self.find_minisocket(event, Minisocket::is_alive) {
-            self.on_move(id, event, shown);
+        let jiffies = self.jiffies;
+        let Some(id) = self.find_minisocket(event, Minisocket::is_alive) else {
+            return;
+        };
+        let Some(minisocket) = self.minisocket_mut(id) else {
+            return;
+        };
+        if !matches!(minisocket.life, Life::Running) {
+            // Too late: it is off the wheel.
+            return;
         }
+        let change = minisocket.observe(event.at, shown, Sign::Segment, jiffies);
+        if change == Change::Entered {
+            minisocket.flipped_at = Some((event.at, event.cpu));
+        }
+        self.on_change(id, change);
     }
 
     pub(super) fn on_segment(
@@ -191,8 +218,13 @@ impl Engine {
             .is_some_and(|(at, cpu)| cpu == cancel.cpu && cancel.at.since(at) <= AT_ONCE);
         self.kill(id, &cancel);
         let in_time_wait = self.minisocket(id).is_some_and(|mini| mini.entry.is_some());
-        let how = if cancel.reset {
+        let how = if cancel.netns_dying {
+            Some(How::Purged)
+        } else if cancel.reset {
             Some(How::Reset)
+        } else if cancel.by_task && cancel.candidate.is_none() && self.knows_connecting(&cancel) {
+            // Two things alone kill one in process context, and this was not connect().
+            Some(How::Destroyed)
         } else if !in_time_wait {
             // FIN_WAIT2 is never taken over.
             Some(if cancel.data || reset_sent {
@@ -209,6 +241,12 @@ impl Engine {
         }
     }
 
+    /// Whether a connect() that was under way at the cancel would be known.
+    fn knows_connecting(&self, cancel: &Cancel) -> bool {
+        let from = Timestamp(cancel.at.0.saturating_sub(CONNECT));
+        !self.losses.touch(from, cancel.at)
+    }
+
     /// The end of a minisocket may have been lost.
     pub(super) fn on_overdue(&mut self, id: Id) {
         let Some(minisocket) = self.minisocket(id) else {
@@ -216,30 +254,39 @@ impl Engine {
         };
         let due = minisocket.due;
         match minisocket.life {
-            Life::Running if due <= self.now => {
-                self.totals.minisockets_overdue += 1;
-                self.uncount(id);
-                if let Some(connection) = self.table.connection_mut(id) {
-                    connection.lacks(Incomplete::EndNotSeen);
-                }
-                self.end_minisocket(
-                    id,
-                    End {
-                        at: None,
-                        how: How::NotSeen,
-                        late: false,
-                    },
-                );
-            }
+            Life::Running if due <= self.now => self.lose_end(id),
             Life::Running | Life::Cancelled(_) => self.timers.await_end(due, id),
             Life::Killed(_) => self.on_reuse_timeout(id),
             Life::Ended(_) => {}
         }
     }
 
+    /// A minisocket is gone and its end was not seen.
+    pub(super) fn lose_end(&mut self, id: Id) {
+        self.totals.minisockets_overdue += 1;
+        self.uncount(id);
+        if let Some(connection) = self.table.connection_mut(id) {
+            connection.lacks(Incomplete::EndNotSeen);
+        }
+        self.end_minisocket(
+            id,
+            End {
+                at: None,
+                how: How::NotSeen,
+                late: false,
+            },
+        );
+    }
+
     /// The cancel was the minisocket's death.
     pub(super) fn kill(&mut self, id: Id, cancel: &Cancel) {
         self.totals.minisockets_killed += 1;
+        if self.losses.touch(cancel.at, cancel.at)
+            && let Some(connection) = self.table.connection_mut(id)
+        {
+            // What followed the cancel may have been lost, and tell otherwise.
+            connection.lacks(Incomplete::EvidenceLost);
+        }
         self.retire(id, cancel.at, &cancel.shown);
         self.set_life(id, Life::Killed(*cancel));
     }
@@ -257,9 +304,10 @@ impl Engine {
     }
 
     /// The minisocket of an event that `fits`. Kernel addresses are recycled: cookie and flow decide.
-    fn find_minisocket(&self, event: &Event, fits: impl Fn(&Minisocket) -> bool) -> Option<Id> {
+    fn find_minisocket(&mut self, event: &Event, fits: impl Fn(&Minisocket) -> bool) -> Option<Id> {
         let socket = &event.socket;
-        self.table
+        let found = self
+            .table
             .by_minisocket(event.netns_cookie, socket.address, |connection| {
                 let cookie = connection.cookie == 0
                     || socket.cookie == 0
@@ -273,7 +321,36 @@ impl Engine {
                         .minisocket
                         .as_ref()
                         .is_some_and(|minisocket| !minisocket.is_over() && fits(minisocket))
-            })
+            });
+        found.or_else(|| self.find_told(event))
+    }
+
+    /// The minisocket that sock_diag told of: its address is learned from its first event.
+    fn find_told(&mut self, event: &Event) -> Option<Id> {
+        let Socket {
+            address,
+            cookie,
+            flow,
+        } = event.socket;
+        let id = self.table.by_flow(event.netns_cookie, flow, |connection| {
+            let same = connection.cookie == cookie || cookie == 0 || connection.cookie == 0;
+            let unmet = |mini: &Minisocket| mini.address == 0 && mini.is_alive();
+            same && connection.minisocket.as_ref().is_some_and(unmet)
+        })?;
+        self.table.rename(id, |connection| {
+            if let Some(minisocket) = &mut connection.minisocket {
+                minisocket.address = address;
+            }
+        });
+        Some(id)
+    }
+
+    /// Whether the end of this minisocket was told: too early, for want of an event that was lost.
+    fn is_told(&self, event: &Event) -> bool {
+        let (netns, cookie) = (event.netns_cookie, event.socket.cookie);
+        cookie != 0
+            && self.table.by_cookie(netns, cookie).is_none()
+            && self.ended.by_cookie(netns, cookie).is_some()
     }
 
     /// The full socket that a minisocket takes over from: it is still open.
@@ -310,8 +387,12 @@ impl Engine {
     }
 
     fn attach(&mut self, id: Id, event: &Event, shown: &stream::Minisocket, sign: Sign) {
-        self.totals.minisockets += 1;
         let minisocket = Minisocket::new(event.socket.address, event.at, shown, sign, self.jiffies);
+        self.put_minisocket(id, minisocket);
+    }
+
+    pub(super) fn put_minisocket(&mut self, id: Id, minisocket: Minisocket) {
+        self.totals.minisockets += 1;
         self.timers.await_end(minisocket.due, id);
         self.table
             .rename(id, |connection| connection.minisocket = Some(minisocket));
@@ -348,7 +429,7 @@ impl Engine {
     }
 
     /// TIME_WAIT was entered: now, or as is worked out now.
-    fn on_entered(&mut self, id: Id) {
+    pub(super) fn on_entered(&mut self, id: Id) {
         let transitions = self.config.transitions;
         let Some(connection) = self.table.connection_mut(id) else {
             return;

@@ -6,6 +6,8 @@
 //! handle_timeout(now)       each watermark
 //! poll() -> Option<Output>  after each of the two, until it gives None
 //! poll_timeout()            when a watermark would bring something
+//! handle_loss(now)          where events were lost
+//! handle_inventory(…)       what sock_diag says of a network namespace
 //! finish()                  once, when the stream has ended; then poll() again
 //! ```
 //!
@@ -17,6 +19,8 @@ mod close;
 mod connection;
 mod ended;
 mod finished;
+mod inventory;
+mod loss;
 mod minisockets;
 mod names;
 mod reuse;
@@ -42,6 +46,8 @@ use crate::time::Timestamp;
 use connection::Connection;
 use ended::{Ended, Memory};
 use finished::Stage;
+use inventory::Search;
+use loss::Losses;
 use table::{Id, Table};
 use timers::{Timer, Timers};
 use timewait::Jiffies;
@@ -77,6 +83,17 @@ pub enum Output {
     End(Box<Record>),
 }
 
+/// A connection that is still held.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Remaining {
+    /// What is known of it so far; without a verdict, that is unknown.
+    pub record: Record,
+    /// Its full socket lives.
+    pub open: bool,
+    /// It waits in TIME_WAIT.
+    pub in_time_wait: bool,
+}
+
 /// The engine.
 pub struct Engine {
     config: Config,
@@ -89,6 +106,8 @@ pub struct Engine {
     connecting: HashMap<u32, Id, RandomState>,
     /// What each processor showed last.
     processors: Vec<Processor>,
+    losses: Losses,
+    search: Search,
     outputs: VecDeque<Pending>,
     totals: Totals,
 }
@@ -106,6 +125,8 @@ impl Engine {
             ended: Memory::new(),
             connecting: HashMap::default(),
             processors: Vec::new(),
+            losses: Losses::default(),
+            search: Search::default(),
             outputs: VecDeque::new(),
             totals: Totals::default(),
         }
@@ -116,11 +137,14 @@ impl Engine {
     /// The event's stamp moves the time first, so what was waited for until then is settled without
     /// it. A stamp that is earlier than one before it changes no order: the ring's is the truth.
     pub fn handle_event(&mut self, event: &Event) {
+        if event.flags & flags::AFTER_LOSS != 0 {
+            self.losses.note(self.now, event.at);
+        }
         self.advance(event.at);
-        let unbroken = self.note_sequence(event);
+        self.note_processor(event);
         match event.body {
             Body::Transition { from, to, detail } => self.on_transition(event, from, to, detail),
-            Body::Close { from, ref facts } => self.on_close(event, from, facts, unbroken),
+            Body::Close { from, ref facts } => self.on_close(event, from, facts),
             Body::Task(ref task) => self.on_task(event, task),
             Body::TimerStart(ref shown) => self.on_timer_start(event, shown),
             Body::TimerCancel(ref shown) => self.on_timer_cancel(event, shown),
@@ -145,12 +169,15 @@ impl Engine {
 
     /// Events between the last one and `now` were lost. Call it before the watermark that follows.
     pub fn handle_loss(&mut self, now: Timestamp) {
+        self.losses.note(self.now, now);
         self.advance(now);
     }
 
-    /// Takes in which sockets a network namespace held. Call it in the stream's order.
+    /// Takes in which sockets a network namespace held, in the stream's order: what is not known
+    /// yet is taken up, and what is absent from two whole inventories is gone.
     pub fn handle_inventory(&mut self, inventory: &Inventory) {
         self.advance(inventory.until);
+        self.on_inventory(inventory);
     }
 
     /// Moves the time. Call it with each watermark, then [`Self::poll`].
@@ -163,7 +190,11 @@ impl Engine {
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let held = self.outputs.front().and_then(|pending| pending.held);
         let held = held.map(|held| held.until);
-        [held, self.timers.next()].into_iter().flatten().min()
+        let search = self.search.is_under_way().then_some(self.now);
+        [held, self.timers.next(), search]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The next output. Call it until `None` after each event and each watermark.
@@ -190,6 +221,15 @@ impl Engine {
         }
     }
 
+    /// Every connection that is still held, in no order, with what is known of it.
+    pub fn remaining(&self) -> impl Iterator<Item = Remaining> {
+        self.table.iter().map(|(_, connection)| Remaining {
+            record: finished::record(connection, Stage::Verdict, &self.config),
+            open: connection.is_open(),
+            in_time_wait: connection.minisocket.as_ref().is_some_and(|m| m.counted),
+        })
+    }
+
     /// Moves the time and settles what was waited for until then.
     fn advance(&mut self, now: Timestamp) {
         self.now = self.now.max(now);
@@ -202,17 +242,15 @@ impl Engine {
             }
         }
         self.ended.age(self.now);
+        self.look_for_absent();
     }
 
-    /// Whether the event is the one after the latest of its processor: nothing between was lost.
-    /// Programs nest, so an unbroken sequence may look broken, never the other way round.
-    fn note_sequence(&mut self, event: &Event) -> bool {
+    /// Makes room for what the event's processor shows.
+    fn note_processor(&mut self, event: &Event) {
         let cpu = usize::from(event.cpu);
         if cpu >= self.processors.len() {
             self.processors.resize(cpu + 1, Processor::default());
         }
-        let last = self.processors[cpu].sequence.replace(event.seq);
-        last.is_some_and(|last| last.wrapping_add(1) == event.seq)
     }
 
     /// Whether a second program shows again the reset that its processor showed last. Most resets
@@ -282,7 +320,7 @@ impl Engine {
             self.totals.open -= 1;
             self.totals.vanished += 1;
         }
-        sockets::decide(connection, &self.config);
+        sockets::decide(connection, &self.config, &self.losses);
         let record = finished::record(connection, Stage::Verdict, &self.config);
         self.totals
             .count_verdict(record.close.kind, !record.incomplete.is_empty());
@@ -308,9 +346,12 @@ impl Engine {
 
     /// The whole record; the connection is remembered for its successors and let go.
     fn give_end(&mut self, id: Id) {
-        let Some(connection) = self.table.remove(id) else {
+        let Some(mut connection) = self.table.remove(id) else {
             return;
         };
+        if let Some(minisocket) = &mut connection.minisocket {
+            minisocket.segments_lost = self.losses.touch(minisocket.began.0, self.now);
+        }
         let record = finished::record(&connection, Stage::End, &self.config);
         self.totals.count_end(&record);
         self.ended.remember(self.now, remembered(&connection));
@@ -365,8 +406,6 @@ impl Engine {
 /// What a processor showed last.
 #[derive(Clone, Copy, Default)]
 struct Processor {
-    /// Number of its latest event.
-    sequence: Option<u32>,
     /// Kernel address and state of its latest reset, received and sent.
     resets: [Option<(u64, u8)>; 2],
 }

@@ -5,6 +5,7 @@ use tracer_common::tcp::{Endpoint, Flow, TcpState};
 
 use super::close::{self, Evidence};
 use super::connection::{Closing, Connection, FinWait2Step};
+use super::loss::Losses;
 use super::state;
 use super::table::Id;
 use super::{Config, Engine, exactly};
@@ -39,13 +40,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn on_close(
-        &mut self,
-        event: &Event,
-        from: TcpState,
-        facts: &CloseFacts,
-        unbroken: bool,
-    ) {
+    pub(super) fn on_close(&mut self, event: &Event, from: TcpState, facts: &CloseFacts) {
         if from == TcpState::Close {
             // close() of a socket that is not connected.
             return;
@@ -63,7 +58,7 @@ impl Engine {
         };
         let closing = Closing {
             facts: Some(*facts),
-            unbroken,
+            netns_dying: event.flags & flags::NETNS_DYING != 0,
             reset_sent_in_state: connection.reset_sent.is_some(),
             reset_sent_before: connection
                 .reset_sent
@@ -326,12 +321,19 @@ impl Engine {
 }
 
 /// Gives the verdict on a connection that is at CLOSE.
-pub(super) fn decide(connection: &mut Connection, config: &Config) {
+pub(super) fn decide(connection: &mut Connection, config: &Config, losses: &Losses) {
     let closing = &connection.closing;
     let from = match connection.last_step {
         Some((from, TcpState::Close)) => Some(from),
         _ => connection.state,
     };
+    let whole_since = |since: Option<Timestamp>| {
+        connection
+            .closed_at
+            .zip(since)
+            .is_some_and(|(at, since)| !losses.touch(since, at))
+    };
+    let whole = whole_since(connection.closed_at);
     let evidence = from.map(|from| Evidence {
         from,
         facts: closing.facts.unwrap_or_default(),
@@ -340,7 +342,10 @@ pub(super) fn decide(connection: &mut Connection, config: &Config) {
         local_port: connection.flow.local.port != 0,
         timer_started: connection.minisocket.is_some() && !connection.minisocket_only,
         sees_timers: config.sees_timers,
-        unbroken: closing.unbroken,
+        sees_resets: config.sees_resets,
+        whole,
+        whole_in_state: whole_since(connection.timeline.arrival(from)),
+        netns_dying: closing.netns_dying,
         reset_received: connection.reset_received,
         reset_sent_in_state: closing.reset_sent_in_state,
         reset_sent_before: closing.reset_sent_before,
@@ -356,6 +361,12 @@ pub(super) fn decide(connection: &mut Connection, config: &Config) {
     }
     if rule.minisocket_unseen {
         connection.lacks(Incomplete::TimerProbeMissing);
+    }
+    if rule.rests_on_no_reset && !config.sees_resets {
+        connection.lacks(Incomplete::ResetProbeMissing);
+    }
+    if !whole && !connection.vanished {
+        connection.lacks(Incomplete::EvidenceLost);
     }
     connection.verdict = Some(rule);
 }

@@ -89,6 +89,7 @@ impl Key {
             3 => connection
                 .minisocket
                 .as_ref()
+                .filter(|minisocket| minisocket.address != 0)
                 .map(|minisocket| Self::Minisocket(netns, minisocket.address)),
             _ => (connection.role == Role::Listener)
                 .then_some(Self::Listener(netns, connection.flow.local)),
@@ -253,6 +254,19 @@ impl Table {
     /// How many there are.
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// How many places there are, taken and free.
+    pub fn places(&self) -> usize {
+        self.chunks.len() * CHUNK
+    }
+
+    /// The connection in a place.
+    pub fn at(&self, place: usize) -> Option<(Id, &Connection)> {
+        let index = u32::try_from(place).ok()?;
+        let slot = self.slot(index)?;
+        let version = slot.version;
+        Some((Id { index, version }, slot.connection.as_ref()?))
     }
 
     /// All of them, in no order that means anything.

@@ -50,6 +50,11 @@ impl Timeline {
             .map(|(_, at)| at)
     }
 
+    /// When it came to where it is.
+    pub fn latest(&self) -> Option<Timestamp> {
+        self.iter().last().map(|(_, at)| at)
+    }
+
     /// When it came to `state`, if that is where it is.
     pub fn current(&self, state: TcpState) -> Option<Timestamp> {
         self.iter()

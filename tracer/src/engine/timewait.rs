@@ -12,7 +12,8 @@
 //!            Cancelled ─────────────────┘
 //!                │ └─ timer_expire ──────────> Ended: expired
 //!                v 1 ms: nothing followed
-//!             Killed ── RST, connect(), SYN ─> Ended: by that
+//!             Killed ── RST, connect(), SYN, ─> Ended: by that
+//!                │      netns exit, ss -K
 //!                └──── 3 s: nobody took it ──> Ended: unknown
 //! ```
 
@@ -29,13 +30,16 @@ const TIME_WAIT_SECONDS: u64 = 60;
 const LATE: u64 = 100_000_000;
 /// How long after its latest nominal end an end is still waited for.
 const OVERDUE: u64 = 5_000_000_000;
+/// How exactly sock_diag tells a timer's end: milliseconds, jiffies, and the time that a batch of
+/// its answers takes.
+const TOLD_WITHIN: u64 = 100_000_000;
 /// No timer of a minisocket is set for longer than this many jiffies; garbage is cut off here.
 const LONGEST: u64 = 1 << 32;
 
 /// What a minisocket is and was.
 #[derive(Clone, Debug)]
 pub(super) struct Minisocket {
-    /// Its kernel address.
+    /// Its kernel address; 0: not known yet.
     pub address: u64,
     /// FIN_WAIT2 or TIME_WAIT, as shown last.
     pub substate: TcpState,
@@ -53,8 +57,12 @@ pub(super) struct Minisocket {
     pub fin_retransmits: u32,
     /// Data that came again.
     pub old_duplicates: u32,
+    /// Some of either may not have been seen.
+    pub segments_lost: bool,
     /// The timer's nominal end as shown last, jiffies.
     expires: u64,
+    /// The same as sock_diag told it, while no event has shown it.
+    told_end: Option<Timestamp>,
     /// When that was set: jiffies and stamp.
     armed: (u64, Timestamp),
     /// When its end is overdue.
@@ -110,6 +118,10 @@ pub(super) struct Cancel {
     pub data: bool,
     /// The connection whose connect() may have done it.
     pub candidate: Option<Id>,
+    /// A process did it, not a segment or a timer.
+    pub by_task: bool,
+    /// The network namespace was being taken down.
+    pub netns_dying: bool,
 }
 
 /// The end of a minisocket.
@@ -129,6 +141,8 @@ pub(super) enum How {
     ReusedBySyn,
     Reset,
     Data,
+    Purged,
+    Destroyed,
     Unknown,
     NotSeen,
 }
@@ -173,7 +187,9 @@ impl Minisocket {
             refreshes: 0,
             fin_retransmits: 0,
             old_duplicates: 0,
+            segments_lost: false,
             expires: shown.expires,
+            told_end: None,
             armed: (shown.jiffies, at),
             due: at,
             flipped_at: None,
@@ -185,6 +201,40 @@ impl Minisocket {
         };
         minisocket.rearm(at, shown, sign, jiffies);
         minisocket
+    }
+
+    /// A minisocket as sock_diag told of it: it was there at `at` and is to end at `ends_at`.
+    pub fn found(substate: TcpState, ends_at: Timestamp, at: Timestamp, jiffies: Jiffies) -> Self {
+        let length = jiffies.time_wait();
+        let set_at = Timestamp(ends_at.0.saturating_sub(jiffies.nanoseconds(length)));
+        let wheel = jiffies.nanoseconds(latest_expiry(length) - length);
+        Self {
+            address: 0,
+            substate,
+            began_in_fin_wait2: substate == TcpState::FinWait2,
+            seen_from_start: false,
+            began: (at, 0),
+            entry: (substate == TcpState::TimeWait).then(|| Entry {
+                at: set_at,
+                from: None,
+                precision: EntryPrecision::LastRefresh,
+                nominal_ns: jiffies.nanoseconds(length),
+            }),
+            refreshes: 0,
+            fin_retransmits: 0,
+            old_duplicates: 0,
+            segments_lost: false,
+            expires: 0,
+            told_end: Some(ends_at),
+            armed: (0, set_at),
+            due: Timestamp(ends_at.0.saturating_add(wheel).saturating_add(OVERDUE)),
+            flipped_at: None,
+            last_segment: None,
+            reset_sent: None,
+            straight_after: None,
+            counted: false,
+            life: Life::Running,
+        }
     }
 
     /// TIME_WAIT begins now.
@@ -222,6 +272,7 @@ impl Minisocket {
         sign: Sign,
         jiffies: Jiffies,
     ) -> Change {
+        self.recognise(at, shown, jiffies);
         let flipped = self.substate == TcpState::FinWait2 && shown.substate == TcpState::TimeWait;
         let moved = shown.expires > self.expires;
         let change = if flipped && self.entry.is_none() {
@@ -242,6 +293,19 @@ impl Minisocket {
             self.rearm(at, shown, sign, jiffies);
         }
         change
+    }
+
+    /// The first event of a minisocket that sock_diag told of: is its timer still set as it was?
+    pub fn recognise(&mut self, at: Timestamp, shown: &stream::Minisocket, jiffies: Jiffies) {
+        let Some(told) = self.told_end.take() else {
+            return;
+        };
+        let left = jiffies.nanoseconds(shown.expires.saturating_sub(shown.jiffies));
+        let over = jiffies.nanoseconds(shown.jiffies.saturating_sub(shown.expires));
+        let ends_at = (at.0 + left).saturating_sub(over);
+        if ends_at <= told.0.saturating_add(TOLD_WITHIN) {
+            self.rearm(at, shown, Sign::Silent, jiffies);
+        }
     }
 
     /// Whether the timer ran out at `at` later than its wheel explains.

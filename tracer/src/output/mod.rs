@@ -241,6 +241,10 @@ pub struct Summary {
     pub open: u64,
     /// Connections still in TIME_WAIT.
     pub in_time_wait: u64,
+    /// Connections still open, of those that the filters show.
+    pub shown_open: u64,
+    /// Connections still in TIME_WAIT, of those that the filters show.
+    pub shown_in_time_wait: u64,
     /// Events that the hooks met.
     pub hits: u64,
     /// Of these, events that arrived.

@@ -154,7 +154,9 @@ names! {
         OpeningNotSeen = "opening_not_seen",
         TransitionLost = "transition_lost",
         EndNotSeen = "end_not_seen",
+        EvidenceLost = "evidence_lost",
         TimerProbeMissing = "timer_probe_missing",
+        ResetProbeMissing = "reset_probe_missing",
     }
 }
 

@@ -27,6 +27,8 @@ mod degraded;
 mod dwell;
 mod failed_connects;
 mod full_rate;
+mod loss;
+mod mixed;
 mod promptness;
 mod resets;
 mod reuse;

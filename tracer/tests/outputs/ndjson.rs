@@ -209,6 +209,8 @@ fn the_summary_is_the_account() {
         time_waits_ended: 4,
         open: 5,
         in_time_wait: 6,
+        shown_open: 11,
+        shown_in_time_wait: 12,
         hits: 7,
         received: 8,
         ring_lost: 9,
@@ -219,7 +221,7 @@ fn the_summary_is_the_account() {
         json!({
             "type": "summary", "duration_ns": 1_500_000_000, "opened": 1, "closed": 2,
             "closed_by_kind": {"timed_out": 2}, "ended": 3, "time_waits_ended": 4, "open": 5,
-            "in_time_wait": 6, "hits": 7, "received": 8, "ring_lost": 9, "missed": 10,
+            "in_time_wait": 6, "shown_open": 11, "shown_in_time_wait": 12, "hits": 7, "received": 8, "ring_lost": 9, "missed": 10,
         })
     );
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -59,6 +59,12 @@ impl Namespace {
             Some(LinkNameSpaceType::Network),
         )
         .expect("enter the network namespace");
+    }
+
+    /// Keeps a process inside, so that who looks for namespaces by their processes finds it.
+    pub fn inhabit(&self) -> Inhabitant {
+        let child = self.run(|| Command::new("sleep").arg("600").spawn());
+        Inhabitant(child.expect("start a process in the namespace"))
     }
 
     /// Runs `ip` with these words inside.
@@ -122,6 +128,16 @@ impl Namespace {
             let read = u64::from_str_radix(&read.trim().replace(',', ""), 16);
             assert_eq!(read, u64::from_str_radix(&mask, 16), "rps_cpus holds");
         });
+    }
+}
+
+/// A process in a namespace, ended when this is dropped.
+pub struct Inhabitant(Child);
+
+impl Drop for Inhabitant {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -229,6 +229,8 @@ pub struct Summary {
     pub closed: u64,
     pub ended: u64,
     pub in_time_wait: u64,
+    pub shown_open: u64,
+    pub shown_in_time_wait: u64,
     pub hits: u64,
     pub received: u64,
     pub ring_lost: u64,

@@ -11,6 +11,7 @@ use crate::lines::Side;
 use crate::namespace::Namespace;
 
 pub mod churn;
+pub mod mixed;
 pub mod nginx;
 
 /// Where the two ends of a connection live.

@@ -1,122 +1,47 @@
-//! Scenario files: the stream in compact lines, and the records that must come of it.
-//!
-//! A file in `tests/scenarios/` is comments (`#`), settings, sockets and events, then a line `---`
-//! and the expected output. `UPDATE_SCENARIOS=1 cargo test --test scenarios` writes the output that
-//! comes; read the difference before you keep it.
+//! The lines of a scenario file:
 //!
 //! ```text
 //! config hz=250 timers=yes segments=yes resets=yes schedules=no transitions=no
 //! socket NAME cookie=1 address=0x10 flow=10.0.0.5:40112>10.0.0.9:80 [v6socket]
 //! SECONDS NAME FROM>TO [key=value…]          a step; to CLOSE with facts
 //! SECONDS NAME task [FROM>TO] tid=812        who made the step before
-//! SECONDS NAME timer_start|timer_cancel|timer_expire TIME_WAIT|FIN_WAIT2 [left=jiffies|expires=jiffies]
+//! SECONDS NAME timer_start|timer_cancel|timer_expire|schedule TIME_WAIT|FIN_WAIT2 [left=jiffies|expires=jiffies]
 //! SECONDS NAME segment TIME_WAIT [tcp=FIN|RST|…] [payload=10]
 //! SECONDS NAME reset_received | reset_sent state=TIME_WAIT [answers]
 //! SECONDS watermark
-//! lost cpu=0                                 a record of that processor found no room
+//! lost                                       the next event comes after others that were lost
+//! SECONDS lost                               events before this time were lost
+//! SECONDS inventory from=SECONDS [broken] NAME=STATE NAME=SUBSTATE@SECONDS
+//!                                            what sock_diag found; @: the minisocket's nominal end
 //! finish
 //! ```
 //!
-//! Every event takes `cpu=`, `seq=`, `recovered`, `owned`, `cookie=`, `address=`, `flow=`,
+//! Every event takes `cpu=`, `seq=`, `recovered`, `owned`, `by_task`, `dying`, `cookie=`, `address=`, `flow=`,
 //! `local_port=`. Jiffies run from 1,000,000 at second 0; `expires` stays as it was set last.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot go on should stop there"
-)]
+use std::collections::HashMap;
 
-use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write as _;
-use std::path::Path;
-
-use tracer::engine::{Config, Engine, Output};
-use tracer::record::{Process, Record, Source};
-use tracer::stream::{Body, Event, Minisocket, Socket, Task};
+use tracer::engine::{Config, Engine};
+use tracer::stream::{Body, Event, Found, Holder, Inventory, Minisocket, Socket, Task};
 use tracer::time::Timestamp;
 use tracer_common::event::{CloseFacts, flags, marks};
 use tracer_common::tcp::{Endpoint, Flow, TcpState};
 
+use crate::printed::{Names, drain};
+
 const FIRST_JIFFY: u64 = 1_000_000;
 
-#[test]
-fn every_scenario_gives_its_expected_output() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
-    let mut paths: Vec<_> = std::fs::read_dir(&directory)
-        .expect("the scenarios' directory")
-        .map(|entry| entry.expect("a directory entry").path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "scn"))
-        .collect();
-    paths.sort();
-    assert!(!paths.is_empty());
-    let update = std::env::var_os("UPDATE_SCENARIOS").is_some();
-    let mut failures = String::new();
-    for path in &paths {
-        let text = std::fs::read_to_string(path).expect("a scenario");
-        let (input, expected) = text.split_once("\n---\n").unwrap_or((text.trim_end(), ""));
-        let output = run(input, path);
-        if update {
-            std::fs::write(path, format!("{input}\n---\n{output}")).expect("the scenario written");
-        } else if output != expected {
-            let name = path.file_name().unwrap_or_default().display();
-            writeln!(
-                failures,
-                "== {name}\n-- expected\n{expected}-- but got\n{output}"
-            )
-            .unwrap();
-        }
-    }
-    assert!(failures.is_empty(), "\n{failures}");
-}
-
-/// Runs one scenario; whatever it does, the engine's invariants hold after each line.
-fn run(input: &str, path: &Path) -> String {
-    let mut script = Script::default();
-    let mut output = String::new();
-    for (number, line) in input.lines().enumerate() {
-        let line = line.split('#').next().unwrap_or_default().trim();
-        if line.is_empty() {
-            continue;
-        }
-        if let Err(problem) = script.line(line) {
-            panic!("{}:{}: {problem}: {line}", path.display(), number + 1);
-        }
-        script.drain(&mut output);
-        assert!(
-            script.engine().invariants_hold(),
-            "{}:{}: {:#?}",
-            path.display(),
-            number + 1,
-            script.engine().totals()
-        );
-    }
-    let totals = script.engine().totals();
-    writeln!(
-        output,
-        "totals: opened {} found {} closed {} vanished {} open {}; minisockets {} of {}; in TIME_WAIT {}; doubles {} impossible {} estab_resets {}",
-        totals.opened,
-        totals.found_open,
-        totals.closed,
-        totals.vanished,
-        totals.open,
-        totals.minisockets,
-        totals.minisockets_seen + totals.minisockets_found,
-        totals.in_time_wait,
-        totals.doubles,
-        totals.impossible,
-        totals.estab_resets
-    )
-    .unwrap();
-    output
-}
-
+/// A scenario under way.
 #[derive(Default)]
-struct Script {
+pub struct Script {
     engine: Option<Engine>,
     hz: u64,
     sockets: HashMap<String, Socket>,
     v6: HashMap<String, bool>,
-    names: BTreeMap<u64, String>,
+    names: Names,
     sequences: HashMap<u16, u32>,
+    /// The next event says that others were lost.
+    after_loss: bool,
     expires: HashMap<(String, u64), u64>,
     last_step: HashMap<String, (TcpState, TcpState)>,
 }
@@ -153,7 +78,7 @@ impl<'a> Words<'a> {
 }
 
 impl Script {
-    fn engine(&mut self) -> &mut Engine {
+    pub fn engine(&mut self) -> &mut Engine {
         self.hz = if self.hz == 0 { 250 } else { self.hz };
         let hz = self.hz as u32;
         self.engine.get_or_insert_with(|| {
@@ -168,7 +93,14 @@ impl Script {
         })
     }
 
-    fn line(&mut self, line: &str) -> Parsed<()> {
+    /// Writes every output that is due.
+    pub fn drain(&mut self, text: &mut String) {
+        let names = self.names.clone();
+        drain(self.engine(), &names, text);
+    }
+
+    /// Does what a line says.
+    pub fn line(&mut self, line: &str) -> Parsed<()> {
         let mut words: Vec<_> = line.split_whitespace().collect();
         match words[0] {
             "config" => return self.config(&Words(words)),
@@ -178,8 +110,7 @@ impl Script {
                 return Ok(());
             }
             "lost" => {
-                let cpu = Words(words).number("cpu", 0_u16)?;
-                *self.sequences.entry(cpu).or_default() += 1;
+                self.after_loss = true;
                 return Ok(());
             }
             _ => {}
@@ -187,6 +118,15 @@ impl Script {
         let at = time(words.remove(0))?;
         if words.first() == Some(&"watermark") {
             self.engine().handle_timeout(at);
+            return Ok(());
+        }
+        if words.first() == Some(&"lost") {
+            self.engine().handle_loss(at);
+            return Ok(());
+        }
+        if words.first() == Some(&"inventory") {
+            let inventory = self.inventory(at, &Words(words))?;
+            self.engine().handle_inventory(&inventory);
             return Ok(());
         }
         let name = words.remove(0).to_owned();
@@ -223,6 +163,42 @@ impl Script {
         Ok(())
     }
 
+    fn inventory(&mut self, until: Timestamp, words: &Words<'_>) -> Parsed<Inventory> {
+        let mut found = Vec::new();
+        for word in &words.0[1..] {
+            let Some((name, held)) = word.split_once('=') else {
+                continue;
+            };
+            let Some(socket) = self.sockets.get(name) else {
+                continue;
+            };
+            let holder = match held.split_once('@') {
+                Some((substate, end)) => Holder::Minisocket {
+                    substate: state(substate)?,
+                    ends_at: time(end)?,
+                },
+                None => Holder::Socket {
+                    state: state(held)?,
+                    uid: 33,
+                },
+            };
+            found.push(Found {
+                cookie: socket.cookie,
+                flow: socket.flow,
+                socket_is_v6: self.v6[name],
+                holder,
+            });
+        }
+        Ok(Inventory {
+            netns: 4_026_531_840,
+            netns_cookie: words.number("netns", 1)?,
+            from: time(words.value("from").ok_or("from when?")?)?,
+            until,
+            whole: !words.has("broken"),
+            found,
+        })
+    }
+
     fn event(&mut self, at: Timestamp, name: &str, verb: &str, words: &Words<'_>) -> Parsed<Event> {
         let mut socket = *self.sockets.get(name).ok_or("unknown socket")?;
         let cpu = words.number("cpu", 0_u16)?;
@@ -236,7 +212,7 @@ impl Script {
         socket.flow.local.port = words.number("local_port", socket.flow.local.port)?;
         let minisocket = matches!(
             verb,
-            "timer_start" | "timer_cancel" | "timer_expire" | "segment"
+            "timer_start" | "timer_cancel" | "timer_expire" | "schedule" | "segment"
         ) || words.value("state") == Some("TIME_WAIT");
         socket.address += u64::from(minisocket);
         socket.address = words.number("address", socket.address)?;
@@ -256,7 +232,15 @@ impl Script {
             socket.flow.local.port = 0;
         }
         let mut bits = 0;
-        for (word, bit) in [("recovered", flags::RECOVERED), ("owned", flags::OWNED)] {
+        if std::mem::take(&mut self.after_loss) {
+            bits |= flags::AFTER_LOSS;
+        }
+        for (word, bit) in [
+            ("recovered", flags::RECOVERED),
+            ("owned", flags::OWNED),
+            ("by_task", flags::IN_TASK),
+            ("dying", flags::NETNS_DYING),
+        ] {
             bits |= if words.has(word) { bit } else { 0 };
         }
         bits |= if self.v6[name] { flags::SOCKET_V6 } else { 0 };
@@ -356,6 +340,7 @@ impl Script {
             "timer_start" => Body::TimerStart(self.minisocket(at, name, address, true, words)?),
             "timer_cancel" => Body::TimerCancel(self.minisocket(at, name, address, false, words)?),
             "timer_expire" => Body::TimerExpire(self.minisocket(at, name, address, false, words)?),
+            "schedule" => Body::Schedule(self.minisocket(at, name, address, false, words)?),
             "segment" => {
                 let mut bits = 0;
                 for flag in words.value("tcp").unwrap_or("ACK").split('|') {
@@ -422,174 +407,6 @@ impl Script {
             tid: words.number("tid", 0)?,
         })
     }
-
-    fn drain(&mut self, text: &mut String) {
-        let names = self.names.clone();
-        let name = |cookie: u64| names.get(&cookie).cloned().unwrap_or(format!("?{cookie}"));
-        while let Some(output) = self.engine().poll() {
-            match output {
-                Output::Transition(row) => {
-                    let stay = row.for_ns.map_or("?".into(), seconds);
-                    write!(
-                        text,
-                        "row {} {}/{} {} {} -> {} after {stay}",
-                        seconds(row.at.0),
-                        name(row.cookie),
-                        row.generation,
-                        row.flow,
-                        row.from,
-                        row.to
-                    )
-                    .unwrap();
-                    writeln!(text, "{}", process(" by", &row.process)).unwrap();
-                }
-                Output::Close(record) => {
-                    write!(
-                        text,
-                        "close {} {}",
-                        headline(&record, &name),
-                        verdict(&record)
-                    )
-                    .unwrap();
-                    if record
-                        .time_wait
-                        .is_some_and(|time_wait| time_wait.exit.is_some())
-                        || record.ended_at.is_some()
-                    {
-                        text.push_str(" BUT ALREADY ENDED");
-                    }
-                    text.push('\n');
-                }
-                Output::End(record) => end(text, &record, &name),
-            }
-        }
-    }
-}
-
-fn headline(record: &Record, name: &dyn Fn(u64) -> String) -> String {
-    format!(
-        "{}/{} {} {:?}",
-        name(record.cookie),
-        record.generation,
-        record.flow,
-        record.role
-    )
-}
-
-fn verdict(record: &Record) -> String {
-    let close = &record.close;
-    let cause = close.cause.map_or("-".into(), |cause| format!("{cause:?}"));
-    let errno = close
-        .errno
-        .map_or(String::new(), |errno| format!(" errno {errno}"));
-    let evidence = close.evidence.join("; ");
-    format!(
-        "{:?} {:?} {cause}{errno} ({evidence})",
-        close.kind, close.initiator
-    )
-}
-
-fn end(text: &mut String, record: &Record, name: &dyn Fn(u64) -> String) {
-    let close = &record.close;
-    writeln!(text, "end {} {:?}", headline(record, name), close.kind).unwrap();
-    let at = |at: Option<Timestamp>| at.map_or("-".into(), |at| seconds(at.0));
-    let ns = |ns: Option<u64>| ns.map_or("-".into(), seconds);
-    writeln!(
-        text,
-        "    opened {} established {} close began {} closed {} ended {}",
-        at(record.opened_at),
-        at(record.established_at),
-        at(record.close_began_at),
-        at(record.closed_at),
-        at(record.ended_at)
-    )
-    .unwrap();
-    let states: Vec<_> = record
-        .states
-        .iter()
-        .map(|visit| format!("{} {}", visit.state, ns(visit.for_ns)))
-        .collect();
-    writeln!(text, "    states {}", states.join(", ")).unwrap();
-    let mut extra = String::new();
-    if let Some(handshake) = record.handshake_ns {
-        write!(extra, " handshake {}", seconds(handshake)).unwrap();
-    }
-    if let Some(again) = record.syn_retransmits.filter(|again| *again > 0) {
-        write!(extra, " SYNs again {again}").unwrap();
-    }
-    if record.source_port_bound == Some(true) {
-        extra.push_str(" source port bound");
-    }
-    extra += &process(" opener", &record.opener);
-    extra += &process(" closer", &record.closer);
-    if let Some(previous) = record.previous {
-        let (cookie, generation) = (name(previous.cookie), previous.generation);
-        write!(
-            extra,
-            " previous {cookie}/{generation} {} before",
-            seconds(previous.gap_ns)
-        )
-        .unwrap();
-    }
-    if !extra.is_empty() {
-        writeln!(text, "   {extra}").unwrap();
-    }
-    if let Some(wait) = record.fin_wait2 {
-        let place = if wait.in_minisocket {
-            "minisocket"
-        } else {
-            "socket"
-        };
-        writeln!(
-            text,
-            "    FIN_WAIT2 began {} dwell {} in {place} exit {:?}",
-            at(wait.began_at),
-            ns(wait.dwell_ns),
-            wait.exit
-        )
-        .unwrap();
-    }
-    if let Some(wait) = record.time_wait {
-        let count = |count: Option<u32>| count.map_or("?".into(), |count| count.to_string());
-        writeln!(
-            text,
-            "    TIME_WAIT entered {} from {} ({:?}) dwell {} nominal {} refreshes {} FINs again {} old data {} exit {:?}{}",
-            at(wait.entered_at),
-            wait.entered_from.map_or("?", TcpState::name),
-            wait.entry_precision,
-            ns(wait.dwell_ns),
-            seconds(wait.nominal_ns),
-            wait.refreshes,
-            count(wait.fin_retransmits),
-            count(wait.old_duplicates),
-            wait.exit,
-            if wait.late { " LATE" } else { "" }
-        )
-        .unwrap();
-    }
-    if let Some(skipped) = record.time_wait_skipped {
-        writeln!(text, "    TIME_WAIT skipped: {skipped:?}").unwrap();
-    }
-    if !record.incomplete.is_empty() {
-        writeln!(text, "    incomplete: {:?}", record.incomplete).unwrap();
-    }
-}
-
-fn process(what: &str, process: &Process) -> String {
-    match (process.tid, process.source) {
-        (Some(tid), Source::Exact) => format!("{what} {tid}"),
-        (Some(tid), source) => format!("{what} {tid} ({source:?})"),
-        (None, _) => String::new(),
-    }
-}
-
-fn seconds(nanoseconds: u64) -> String {
-    let text = format!(
-        "{}.{:09}",
-        nanoseconds / 1_000_000_000,
-        nanoseconds % 1_000_000_000
-    );
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 fn time(text: &str) -> Parsed<Timestamp> {

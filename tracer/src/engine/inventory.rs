@@ -1,0 +1,238 @@
+//! What sock_diag says of a network namespace: sockets that were there before us, and, after a
+//! loss, which of ours are gone.
+//!
+//! A dump is not ordered with the events, and it may pass over a socket that lives. So what is in
+//! it is believed unless a later event says otherwise, and what is not in it is gone only when it
+//! was absent from two whole dumps, each begun after the last that we heard of it.
+
+use std::mem;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use tracer_common::tcp::TcpState;
+
+use super::Engine;
+use super::connection::Connection;
+use super::table::Id;
+use super::timewait::{Life, Minisocket};
+use crate::record::{Incomplete, Role};
+use crate::stream::{Found, Holder, Inventory};
+use crate::time::Timestamp;
+
+/// From how many whole inventories in a row a socket must be absent to be gone.
+const ABSENCES: u8 = 2;
+/// How many places of the table are looked at in one go.
+const STRETCH: usize = 1024;
+/// What inventories leave out (half-open sockets) is gone when it was silent for so long,
+/// nanoseconds: longer than any handshake lasts.
+const HALF_OPEN: u64 = 300 * 1_000_000_000;
+
+/// How the inventories bear on a connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Presence {
+    /// Number of the latest inventory that it was found in.
+    found_in: u32,
+    /// How many whole inventories in a row it was absent from.
+    absences: u8,
+}
+
+/// A walk over the table for connections that the kernel no longer has, a stretch at a time.
+#[derive(Default)]
+pub(super) struct Search {
+    /// Number of the latest inventory.
+    number: u32,
+    /// The next place to look at.
+    place: usize,
+    /// By cookie of the network namespace: what the walk compares with.
+    against: HashMap<u64, Whole, RandomState>,
+    /// What the next walk will compare with.
+    next: HashMap<u64, Whole, RandomState>,
+}
+
+/// An inventory that was walked to its end.
+#[derive(Clone, Copy)]
+struct Whole {
+    number: u32,
+    from: Timestamp,
+}
+
+impl Search {
+    /// Whether there is more to look at.
+    pub fn is_under_way(&self) -> bool {
+        !self.against.is_empty() || !self.next.is_empty()
+    }
+}
+
+impl Engine {
+    pub(super) fn on_inventory(&mut self, inventory: &Inventory) {
+        self.search.number += 1;
+        let number = self.search.number;
+        for found in &inventory.found {
+            let id = self.on_found(inventory, found);
+            if let Some(connection) = id.and_then(|id| self.table.connection_mut(id)) {
+                connection.presence = Presence {
+                    found_in: number,
+                    absences: 0,
+                };
+            }
+        }
+        if inventory.whole {
+            let from = inventory.from;
+            self.search
+                .next
+                .insert(inventory.netns_cookie, Whole { number, from });
+        }
+    }
+
+    /// The connection that was found, if it is not over by now.
+    fn on_found(&mut self, inventory: &Inventory, found: &Found) -> Option<Id> {
+        let netns = inventory.netns_cookie;
+        let known = self.table.by_cookie(netns, found.cookie).or_else(|| {
+            self.table.by_flow(netns, found.flow, |connection| {
+                connection.cookie == 0 && connection.minisocket_lives()
+            })
+        });
+        let Some(id) = known else {
+            let ended = self.ended.by_cookie(netns, found.cookie);
+            let generation = match ended.map(|ended| (ended.ended_at, ended.generation)) {
+                None => 0,
+                Some((Some(ended_at), generation)) if ended_at < inventory.from => generation + 1,
+                Some(_) => return None,
+            };
+            return Some(self.adopt_found(inventory, found, generation));
+        };
+        let connection = self.table.connection(id)?;
+        let is_old = last_heard(connection) < inventory.from;
+        let (open, lives) = (connection.is_open(), connection.minisocket_lives());
+        match found.holder {
+            // A later connection of the same socket, whose opening was lost.
+            Holder::Socket { .. } if !open && is_old => {
+                let generation = connection.generation + 1;
+                Some(self.adopt_found(inventory, found, generation))
+            }
+            Holder::Socket { .. } => open.then_some(id),
+            // It closed, and that was lost.
+            Holder::Minisocket { .. } if open && is_old => {
+                if !lives {
+                    self.attach_found(id, inventory, found);
+                }
+                self.give_up_open(id);
+                Some(id)
+            }
+            Holder::Minisocket { .. } => lives.then_some(id),
+        }
+    }
+
+    /// Takes up a socket of which no event has told.
+    fn adopt_found(&mut self, inventory: &Inventory, found: &Found, generation: u32) -> Id {
+        let netns = (inventory.netns_cookie, inventory.netns);
+        // Its kernel address is not told; events will bear its cookie.
+        let mut connection = Connection::new(netns, 0, found.cookie, found.flow);
+        connection.generation = generation;
+        connection.socket_is_v6 = found.socket_is_v6;
+        connection.lacks(Incomplete::OpeningNotSeen);
+        match found.holder {
+            Holder::Socket { state, uid } => {
+                connection.state = Some(state);
+                connection.uid = Some(uid);
+                if state == TcpState::Listen {
+                    connection.role = Role::Listener;
+                }
+                self.totals.found_open += 1;
+                self.totals.open += 1;
+                self.table.insert(connection)
+            }
+            Holder::Minisocket { .. } => {
+                connection.minisocket_only = true;
+                self.totals.minisockets_found += 1;
+                let id = self.table.insert(connection);
+                self.attach_found(id, inventory, found);
+                id
+            }
+        }
+    }
+
+    fn attach_found(&mut self, id: Id, inventory: &Inventory, found: &Found) {
+        let Holder::Minisocket { substate, ends_at } = found.holder else {
+            return;
+        };
+        let minisocket = Minisocket::found(substate, ends_at, inventory.from, self.jiffies);
+        if !self
+            .table
+            .connection(id)
+            .is_some_and(|connection| connection.minisocket_only)
+        {
+            self.totals.minisockets_seen += 1;
+        }
+        self.put_minisocket(id, minisocket);
+        if substate == TcpState::TimeWait {
+            self.on_entered(id);
+        }
+    }
+
+    /// Looks at a stretch of the table for what the kernel no longer has.
+    pub(super) fn look_for_absent(&mut self) {
+        if self.search.against.is_empty() {
+            if self.search.next.is_empty() {
+                return;
+            }
+            self.search.against = mem::take(&mut self.search.next);
+            self.search.place = 0;
+        }
+        let until = self.table.places().min(self.search.place + STRETCH);
+        for place in self.search.place..until {
+            let Some((id, connection)) = self.table.at(place) else {
+                continue;
+            };
+            let Some(whole) = self.search.against.get(&connection.netns_cookie).copied() else {
+                continue;
+            };
+            if connection.presence.found_in < whole.number && last_heard(connection) < whole.from {
+                self.on_absent(id, &whole);
+            }
+        }
+        self.search.place = until;
+        if until == self.table.places() {
+            self.search.against.clear();
+        }
+    }
+
+    fn on_absent(&mut self, id: Id, whole: &Whole) {
+        let Some(connection) = self.table.connection_mut(id) else {
+            return;
+        };
+        let open = connection.is_open();
+        let waits = connection
+            .minisocket
+            .as_ref()
+            .is_some_and(|minisocket| matches!(minisocket.life, Life::Running));
+        if !open && !waits {
+            // It is being settled.
+            return;
+        }
+        let half_open = connection.unnamed || connection.state == Some(TcpState::SynRecv);
+        let gone = if open && half_open && !waits {
+            whole.from.since(last_heard(connection)) >= HALF_OPEN
+        } else {
+            connection.presence.absences = connection.presence.absences.saturating_add(1);
+            connection.presence.absences >= ABSENCES
+        };
+        if !gone {
+            return;
+        }
+        if open {
+            self.give_up_open(id);
+        }
+        if waits {
+            self.lose_end(id);
+        }
+    }
+}
+
+/// The latest step that is known of it.
+fn last_heard(connection: &Connection) -> Timestamp {
+    let minisocket = connection.minisocket.as_ref().map(|mini| mini.began.0);
+    let steps = [connection.timeline.latest(), connection.closed_at];
+    let latest = steps.into_iter().chain([minisocket]).flatten().max();
+    latest.unwrap_or_default()
+}

@@ -1,0 +1,108 @@
+//! About a tenth of the records lost by force: what is called complete is right, what is gone is
+//! found out, and nothing stays behind.
+
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::account::{Books, Network, Stage};
+use crate::drivers::Route;
+use crate::drivers::mixed::{self, Way};
+use crate::gate;
+use crate::ndjson::Record;
+use crate::tracer::{Tracer, ports};
+
+/// The first port of the load.
+const FIRST: u16 = 28_201;
+const CONNECTIONS: u64 = 60_000;
+
+/// The ring holds what comes in less time than the first; then it is given the second to recover.
+const STOPPED: Duration = Duration::from_millis(160);
+const GOING: Duration = Duration::from_millis(350);
+
+#[test]
+fn a_tenth_of_the_records_lost_leaves_no_wrong_verdict_and_nothing_behind() {
+    gate::alone(|| {
+        let stage = Stage::new(Network::Loopback);
+        let namespace = stage.client();
+        namespace.sysctl("net.ipv4.ip_local_port_range", "1024 65535");
+        // sock_diag is asked in namespaces that are found, and one without a process is not.
+        let inhabitant = namespace.inhabit();
+        let tracer = Tracer::watch_load(&format!("{} --buffer 4MiB", ports(&Way::ports(FIRST))));
+        let books = Books::open(&stage);
+        let made = thread::scope(|scope| {
+            let load =
+                scope.spawn(|| mixed::run(Route::loopback(namespace), FIRST, CONNECTIONS, 4));
+            while !load.is_finished() {
+                tracer.signal(Signal::STOP);
+                thread::sleep(STOPPED);
+                tracer.signal(Signal::CONT);
+                thread::sleep(GOING);
+            }
+            load.join().expect("the load ends")
+        });
+        let kernel = books.growth();
+        // Nobody waits a minute for their ends.
+        namespace
+            .try_command("ss", "-K -tan state time-wait")
+            .expect("destroy what waits");
+        assert_eq!(namespace.counters().of("tw"), 0);
+        // Two dumps after the last loss.
+        tracer.wait_for_calm(Duration::from_secs(4));
+        drop(inhabitant);
+        let finished = tracer.stop();
+        let summary = &finished.summary;
+        let lost = summary.ring_lost + summary.missed;
+        let share = lost as f64 / summary.hits as f64;
+        println!("{:.1} % lost: {summary:?}\n{kernel:?}", share * 100.0);
+
+        assert!(finished.status.success(), "{}", finished.stderr);
+        finished.assert_account();
+        assert!(
+            (0.02..0.3).contains(&share),
+            "{share} of the records were lost"
+        );
+        let told: u64 = finished.lines.losses.iter().map(|loss| loss.count).sum();
+        assert_eq!(told, summary.ring_lost, "the loss lines add up");
+        assert_eq!(
+            (summary.shown_open, summary.shown_in_time_wait),
+            (0, 0),
+            "an empty table"
+        );
+
+        let verdicts: Vec<&Record> = finished.lines.verdicts().collect();
+        let complete = verdicts.iter().filter(|record| record.complete).count();
+        println!("{} verdicts, {complete} of them complete", verdicts.len());
+        for record in verdicts.iter().filter(|record| record.complete) {
+            assert_eq!(record.verdict(), expected(record), "{record:#?}");
+        }
+        let made: u64 = made.values().sum();
+        let given = verdicts.len() as u64;
+        assert!(
+            given <= made,
+            "{given} verdicts on {made} connections' ends"
+        );
+        assert!(made - given <= lost, "{} are missing", made - given);
+        assert!(
+            complete as u64 > made / 2,
+            "{complete} of {made} are complete"
+        );
+    });
+}
+
+/// What the drivers did.
+fn expected(record: &Record) -> &'static str {
+    let server_port = match record.role.as_str() {
+        "client" => record.peer.port,
+        _ => record.local.port,
+    };
+    let way = server_port.and_then(|port| Way::of(port, FIRST));
+    let (client, server) = way.expect("a port of the load").verdicts();
+    match record.role.as_str() {
+        "client" => client,
+        "server" => server.expect("nobody listens there"),
+        "listener" => "listener_closed",
+        role => panic!("complete without a role: {role}"),
+    }
+}
