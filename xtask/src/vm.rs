@@ -33,18 +33,11 @@ use crate::{
 };
 
 /// Tests that do not run inside, and why. Each is a part of names, as libtest's `--skip` takes it.
-const SKIPPED: [(&str, &str); 5] = [
-    (
-        "full_rate::",
-        "as many connections a second as two real processors make",
-    ),
-    (
-        "client_first::",
-        "as many connections a second as two real processors make",
-    ),
+/// Of the loads the others make a fiftieth, and they are patient: TRACER_TEST_SLOW=1.
+const SKIPPED: [(&str, &str); 3] = [
+    ("loss::", "a load that fills the ring within a second"),
     ("backlog::", "a load that fills the ring within a second"),
     ("promptness::", "milliseconds, and a processor's idle time"),
-    ("check_with_cost", "nanoseconds a run"),
 ];
 
 /// What `cargo xtask vm` is asked for.
@@ -75,6 +68,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         .iter()
         .map(|name| setup::kernel(workspace, name))
         .collect::<Result<_>>()?;
+    let tools = setup::tests(workspace)?;
     let toolchain = setup::toolchain(workspace)?;
     bpf::build(workspace, &toolchain)?;
     let binaries = Binaries::build(workspace)?;
@@ -93,6 +87,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
             &chosen,
             &SKIPPED.map(|(name, _)| name),
             &args.tests,
+            &tools,
         )
     };
     if !args.save_btf {
@@ -104,7 +99,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     for kernel in &kernels {
         let watch = Stopwatch::start();
         let image = workspace.setup().join("vm").join("initramfs");
-        Initramfs::new(kernel, &binaries, &chosen, &script)?.write(&image)?;
+        Initramfs::new(kernel, &binaries, &chosen, &script, &tools)?.write(&image)?;
         say(format_args!("booting Linux {}", kernel.release));
         let outcome = machine::run(&emulator, kernel, &image, &interrupted)?;
         if args.save_btf {

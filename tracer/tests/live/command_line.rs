@@ -96,10 +96,17 @@ fn an_interrupt_flushes_and_ends_with_the_summary() {
             let sides = server.connect().close_client_first();
             tracer.close_of(sides.client);
             tracer.close_of(sides.server);
+            let sees_flips = tracer.meta().sees_flips();
             tracer.signal(signal);
             let finished = tracer.finish();
             finished.assert_clean();
-            assert_eq!(finished.summary.in_time_wait, 1, "{:?}", finished.summary);
+            // Where the flip is not seen, it may wait for the peer's FIN as far as anyone can tell.
+            let waiting = finished.summary.shown_in_time_wait;
+            assert!(
+                waiting == 1 || (waiting == 0 && !sees_flips),
+                "{:?}",
+                finished.summary
+            );
             assert!(finished.summary.opened >= 2, "{:?}", finished.summary);
             assert!(finished.summary.closed >= 2, "{:?}", finished.summary);
             assert!(finished.summary.ended >= 1, "{:?}", finished.summary);

@@ -14,7 +14,7 @@
 
 #[path = "../support/mod.rs"]
 mod support;
-use support::{gate, kernel, lines, namespace, ndjson, sock_diag, tracer, witness};
+use support::{gate, kernel, lines, namespace, ndjson, pace, sock_diag, tracer, witness};
 
 mod account;
 mod drivers;

@@ -56,6 +56,23 @@ pub struct Meta {
     pub probes: serde_json::Value,
 }
 
+impl Meta {
+    /// Whether the program of this name is attached.
+    pub fn has(&self, program: &str) -> bool {
+        let probes = self.probes.as_array().into_iter().flatten();
+        probes
+            .filter(|probe| probe["name"] == program)
+            .any(|probe| probe["state"] == "attached")
+    }
+
+    /// Whether FIN_WAIT2 → TIME_WAIT is seen as it happens: by the segment that brings it (Linux
+    /// 6.11 and later), or by the setting of the timer. Without, it shows at the end alone, by when
+    /// the timer was set last.
+    pub fn sees_flips(&self) -> bool {
+        self.has("free_segment") || self.has("schedule")
+    }
+}
+
 /// A connection, at its verdict or at its end.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Record {
@@ -228,7 +245,6 @@ pub struct Summary {
     pub opened: u64,
     pub closed: u64,
     pub ended: u64,
-    pub in_time_wait: u64,
     pub shown_open: u64,
     pub shown_in_time_wait: u64,
     pub hits: u64,

@@ -1,6 +1,10 @@
 //! What runs inside: a shell script in the place of init, and what it says on the console.
 
-use std::ffi::{OsStr, OsString};
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    path::{Path, PathBuf},
+};
 
 use crate::{
     child,
@@ -18,7 +22,7 @@ pub const MARK: &str = "@vm@ ";
 const SKIPS: &str = "/tmp/skipped-tests";
 /// The file that the saving test writes.
 const SAVED: &str = "/tmp/saved.btf";
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const PATH: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 /// Of one test binary. Two kernels together stay below a quarter of an hour.
 const LIMIT_SECONDS: u32 = 360;
@@ -63,6 +67,7 @@ impl Script {
         chosen: &[&Binary],
         skipped: &[&str],
         arguments: &[OsString],
+        tools: &[PathBuf],
     ) -> Self {
         let mut words = String::new();
         for name in skipped {
@@ -71,13 +76,17 @@ impl Script {
         for argument in arguments {
             words += &format!(" {}", quoted(argument));
         }
+        let directories = tools.iter().map(PathBuf::as_path);
+        let path = env::join_paths(directories.chain(PATH.map(Path::new))).unwrap_or_default();
         let mut script = BEGINNING.to_owned();
         for binary in chosen {
             script += &run(
                 binaries,
                 binary,
+                &path,
                 &[
                     ("TRACER_TEST_ROOT", "1"),
+                    ("TRACER_TEST_SLOW", "1"),
                     ("INSTA_UPDATE", "no"),
                     ("RUST_TEST_THREADS", THREADS),
                 ],
@@ -94,7 +103,13 @@ impl Script {
         let mut script = BEGINNING.to_owned();
         for binary in chosen {
             let words = " --ignored btf::saved::";
-            script += &run(binaries, binary, &[("TRACER_SAVE_BTF", SAVED)], words);
+            script += &run(
+                binaries,
+                binary,
+                OsStr::new(""),
+                &[("TRACER_SAVE_BTF", SAVED)],
+                words,
+            );
         }
         script += &format!("base64 -w 0 {SAVED} | sed 's/^/{MARK}file /'\necho\n");
         script += END;
@@ -106,8 +121,14 @@ impl Script {
     }
 }
 
-fn run(binaries: &Binaries, binary: &Binary, more: &[(&str, &str)], words: &str) -> String {
-    let mut variables = binaries.variables(binary, OsStr::new(PATH), SKIPS.as_ref());
+fn run(
+    binaries: &Binaries,
+    binary: &Binary,
+    path: &OsStr,
+    more: &[(&str, &str)],
+    words: &str,
+) -> String {
+    let mut variables = binaries.variables(binary, path, SKIPS.as_ref());
     variables.retain(|(name, _)| more.iter().all(|(own, _)| name != own));
     let own = more
         .iter()
@@ -133,8 +154,6 @@ fn quoted(word: impl AsRef<OsStr>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
 
     #[test]
@@ -146,7 +165,7 @@ mod tests {
             package: PathBuf::from("/w/tracer"),
         };
         let binaries = Binaries::default();
-        let script = Script::testing(&binaries, &[&binary], &["slow::"], &["resets".into()]);
+        let script = Script::testing(&binaries, &[&binary], &["slow::"], &["resets".into()], &[]);
         let text = script.text();
         assert!(text.contains("cd '/w/tracer'\n"), "{text}");
         assert!(text.contains("TRACER_TEST_ROOT='1'"), "{text}");

@@ -17,9 +17,8 @@ use crate::{
     test::{Binaries, Binary},
 };
 
-/// Programs that the tests inside start, as this machine has them: iproute2's. nginx and wrk are
-/// for loads, which do not run inside.
-const PROGRAMS: [&str; 3] = ["ip", "tc", "ss"];
+/// Programs that the tests inside start, each as this machine or set-up has it.
+const PROGRAMS: [&str; 5] = ["ip", "tc", "ss", "nginx", "wrk"];
 
 /// What has to be there for something to be mounted on or written to.
 const DIRECTORIES: [&str; 9] = [
@@ -49,6 +48,7 @@ impl Initramfs {
         binaries: &Binaries,
         chosen: &[&Binary],
         script: &Script,
+        tools: &[PathBuf],
     ) -> Result<Self> {
         let mut made = Self {
             entries: BTreeMap::new(),
@@ -69,9 +69,19 @@ impl Initramfs {
                 Entry::Copy(module.clone()),
             );
         }
+        // Fetched programs are started with the libraries beside them.
+        for directory in tools {
+            made.add_tree(directory.parent().unwrap_or(directory))?;
+        }
         for program in PROGRAMS {
+            if tools
+                .iter()
+                .any(|directory| directory.join(program).exists())
+            {
+                continue;
+            }
             let file = child::on_path(program)
-                .with_context(|| format!("the tests inside need `{program}`: install iproute2"))?;
+                .with_context(|| format!("the tests inside need `{program}`"))?;
             made.add_program(&file)?;
         }
         for binary in chosen {
@@ -149,7 +159,7 @@ impl Initramfs {
                 let path = entry?.path();
                 if path.is_dir() {
                     pending.push(path);
-                } else if path.extension().is_none_or(|extension| extension != "rs") {
+                } else if path.is_file() && path.extension().is_none_or(|it| it != "rs") {
                     self.add(&path, Entry::Copy(path.clone()));
                 }
             }
