@@ -92,7 +92,8 @@ pub mod flags {
     /// The socket is of family AF_INET6 (its addresses may be v4-mapped all the same).
     pub const SOCKET_V6: u16 = 1 << 2;
     /// The first record that found room after others had found none: something that happened
-    /// between the record before this in the ring and this one is not told.
+    /// between the record before this in the ring and this one is not told. Several may bear it
+    /// for one loss, where processors raced.
     pub const AFTER_LOSS: u16 = 1 << 3;
     /// Made in a softirq (or above). With [`IN_TASK`] clear too: not known.
     pub const IN_SOFTIRQ: u16 = 1 << 4;
@@ -364,6 +365,21 @@ unsafe impl aya::Pod for Account {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(usize)]
 pub enum Hook {
+/// Whether records have found no room since the last one that did. One array element, which the
+/// user side maps.
+///
+/// Counts, not a flag that is exchanged: both are read before a place is reserved, so the record
+/// that bears [`flags::AFTER_LOSS`] lies before every record that was reserved after the loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Losses {
+    /// Records that found no room, those of a second program included; wraps.
+    pub lost: u32,
+    /// [`Losses::lost`] as the last record with [`flags::AFTER_LOSS`] knew it: as long as it
+    /// differs, the next record bears the flag.
+    pub told: u32,
+}
+
     /// `inet_sock_set_state`.
     State = 0,
     /// `tcp_receive_reset`.
@@ -395,3 +411,4 @@ const _: () = {
     assert!(offset_of!(Reset<V4>, reason) == 56);
     assert!(size_of::<Account>() == 8 + 88 + 32 + 32);
 };
+    assert!(size_of::<Losses>() == 8 && offset_of!(Losses, told) == 4);

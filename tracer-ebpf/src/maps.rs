@@ -1,8 +1,9 @@
 //! The maps and the constants that the loader fills in.
 
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
-use tracer_common::event::{Account, Hook};
+use tracer_common::event::{Account, Hook, Losses};
 use tracer_common::layout::Offsets;
 
 /// Everything that goes to user space, in one order. The loader sets the size.
@@ -12,6 +13,10 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
 /// 1 while the reader sleeps: who exchanges it to 0 wakes it.
 #[map]
 pub static PARKED: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Losses that no record has told yet. The reader maps it, to look without a system call.
+#[map]
+pub static LOSSES: Array<Losses> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// What each processor has counted.
 #[map]

@@ -33,7 +33,7 @@ pub async fn watch(config: WatchConfig) -> anyhow::Result<Option<Summary>> {
     let settings = Settings::new(object::object(), config.buffer.bytes());
     let (probes, ring) = Probes::attach(&settings)?;
     tell_what_is_lost(&probes);
-    let reader = Reader::new(ring.events, ring.parked).context("failed to map the ring buffer")?;
+    let reader = Reader::new(ring).context("failed to map the ring buffer")?;
     let sink = Sink::stdout().context("failed to start writing stdout")?;
     let started = clock::monotonic();
     let mut out = BytesMut::new();
@@ -186,6 +186,7 @@ impl Session {
             match event {
                 Ok(event) => self
                     .pipeline
+            lost,
                     .handle(&StreamRecord::Event(event), &mut self.out),
                 Err(error) => {
                     self.pipeline.handle_undecodable();
@@ -199,6 +200,10 @@ impl Session {
         }
     }
 
+            if lost {
+                self.pipeline
+                    .handle(&StreamRecord::Lost(now), &mut self.out);
+            }
     fn read_accounts(&mut self) -> anyhow::Result<()> {
         self.probes.flush_log();
         let reading = self

@@ -100,8 +100,7 @@ fn verdict(report: &CheckReport) -> Verdict {
 /// Measures for `duration` what the kernel's BPF statistics say. They are on only while the file
 /// descriptor of the request lives, and cost about 33 ns a run themselves.
 async fn cost(probes: &Probes, ring: Ring, duration: Duration) -> anyhow::Result<Cost> {
-    let mut reader =
-        Reader::new(ring.events, ring.parked).context("failed to map the ring buffer")?;
+    let mut reader = Reader::new(ring).context("failed to map the ring buffer")?;
     let statistics_on = aya::sys::enable_stats(aya::sys::Stats::RunTime)
         .context("failed to switch BPF statistics on (needs CAP_SYS_ADMIN)")?;
     let started = clock::monotonic();

@@ -125,6 +125,8 @@ const PROBES: [Probe; 11] = [
     },
     Probe {
         name: "receive_reset_2",
+    /// One [`Losses`](tracer_common::event::Losses), which can be mapped.
+    pub losses: MapData,
         hook: "tcp_receive_reset",
         role: Role::Second(Hook::ResetReceived),
         purpose: "resets received inside an interrupt of another one",
@@ -180,6 +182,10 @@ pub struct Settings<'a> {
 impl<'a> Settings<'a> {
     /// Settings for the running kernel.
     #[must_use]
+            losses: match ebpf.take_map("LOSSES") {
+                Some(aya::maps::Map::Array(losses)) => losses,
+                _ => return Err(ProbeError::NoMap("LOSSES")),
+            },
     pub fn new(object: Option<&'a [u8]>, buffer_bytes: u32) -> Self {
         Self {
             object,
