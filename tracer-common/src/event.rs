@@ -95,11 +95,15 @@ pub mod flags {
     /// between the record before this in the ring and this one is not told. Several may bear it
     /// for one loss, where processors raced.
     pub const AFTER_LOSS: u16 = 1 << 3;
-    /// Made in a softirq (or above). With [`IN_TASK`] clear too: not known.
+    /// Made in a softirq (or above). With [`IN_TASK`] clear too: not known. Told of minisockets and
+    /// at CLOSE.
     pub const IN_SOFTIRQ: u16 = 1 << 4;
-    /// Made in process context: the current task acts.
+    /// Made in process context: a system call, or a kernel thread. What a system call makes is not
+    /// all of its own doing: segments that came while it held the socket's lock are handled as it
+    /// lets go. Told of minisockets and at CLOSE.
     pub const IN_TASK: u16 = 1 << 5;
-    /// The network namespace is being taken down: nobody holds it any more.
+    /// The network namespace is being taken down: nobody holds it any more. Told of minisockets and
+    /// at CLOSE.
     pub const NETNS_DYING: u16 = 1 << 6;
 }
 
@@ -361,10 +365,6 @@ pub struct Account {
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Account {}
 
-/// A tracepoint that two programs watch, because one alone misses what interrupts it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(usize)]
-pub enum Hook {
 /// Whether records have found no room since the last one that did. One array element, which the
 /// user side maps.
 ///
@@ -380,6 +380,10 @@ pub struct Losses {
     pub told: u32,
 }
 
+/// A tracepoint that two programs watch, because one alone misses what interrupts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(usize)]
+pub enum Hook {
     /// `inet_sock_set_state`.
     State = 0,
     /// `tcp_receive_reset`.
@@ -410,5 +414,5 @@ const _: () = {
     assert!(size_of::<Reset<V4>>() == 72 && size_of::<Reset<V6>>() == 96);
     assert!(offset_of!(Reset<V4>, reason) == 56);
     assert!(size_of::<Account>() == 8 + 88 + 32 + 32);
-};
     assert!(size_of::<Losses>() == 8 && offset_of!(Losses, told) == 4);
+};

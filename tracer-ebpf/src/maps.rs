@@ -51,6 +51,10 @@ pub static OFFSETS: Offsets = Offsets::UNKNOWN;
 #[unsafe(no_mangle)]
 pub static TW_TIMER_HANDLER: u64 = 0;
 
+/// From a processor's run queue to its count of contexts, both its static variables; 0: not known.
+#[unsafe(no_mangle)]
+pub static RUN_QUEUE_TO_PREEMPT_COUNT: i32 = 0;
+
 /// Number of tcp_send_reset's arguments: 2, or 3 with the reason (6.10 and later).
 #[unsafe(no_mangle)]
 pub static SEND_RESET_ARGUMENTS: u32 = 2;

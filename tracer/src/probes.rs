@@ -319,6 +319,11 @@ impl Probes {
         };
         let mut attempts = 0;
         let mut unrecovered: i64 = statistics
+        .override_global(
+            "RUN_QUEUE_TO_PREEMPT_COUNT",
+            &constants.layout.run_queue_to_preempt_count,
+            true,
+        )
             .iter()
             .filter(|program| {
                 PROBES.iter().any(|probe| {
