@@ -13,7 +13,7 @@ use crate::decode;
 use crate::host;
 use crate::output::{Summary, Terminal, Writer};
 use crate::pipeline::Pipeline;
-use crate::probes::{Probes, Settings};
+use crate::probes::{Probes, Settings, only_adds_precision};
 use crate::reader::{Batch, Reader};
 use crate::sink::Sink;
 use crate::stream::{ProbeState, StreamRecord};
@@ -74,7 +74,9 @@ pub async fn watch(config: WatchConfig) -> anyhow::Result<Option<Summary>> {
 fn tell_what_is_lost(probes: &Probes) {
     let mut by_reason: Vec<(&str, Vec<&str>)> = Vec::new();
     for probe in probes.reports() {
-        if let ProbeState::Refused(reason) = &probe.state {
+        if let ProbeState::Refused(reason) = &probe.state
+            && !only_adds_precision(probe.name)
+        {
             match by_reason.iter_mut().find(|(known, _)| known == reason) {
                 Some((_, purposes)) => purposes.push(probe.purpose),
                 None => by_reason.push((reason, vec![probe.purpose])),

@@ -11,7 +11,7 @@ use crate::decode;
 use crate::fdinfo::ProgramStatistics;
 use crate::host;
 use crate::output::check::{Capability, CheckReport, Cost, ProgramCost, Verdict};
-use crate::probes::{Probes, Ring, Settings};
+use crate::probes::{Probes, Ring, Settings, only_adds_precision};
 use crate::reader::Reader;
 use crate::stream::{Body, ProbeState};
 use crate::{clock, object};
@@ -89,7 +89,7 @@ fn verdict(report: &CheckReport) -> Verdict {
     if report
         .probes
         .iter()
-        .all(|probe| probe.state == ProbeState::Attached)
+        .all(|probe| probe.state == ProbeState::Attached || only_adds_precision(probe.name))
     {
         Verdict::Full
     } else {
