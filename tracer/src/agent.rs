@@ -30,7 +30,10 @@ const ACCOUNTS: Duration = Duration::from_secs(1);
 /// Where nothing can be traced, or stdout cannot be written.
 pub async fn watch(config: WatchConfig) -> anyhow::Result<Option<Summary>> {
     let mut signals = Signals::new().context("failed to listen for signals")?;
-    let settings = Settings::new(object::object(), config.buffer.bytes());
+    let settings = Settings {
+        without: &config.without,
+        ..Settings::new(object::object(), config.buffer.bytes())
+    };
     let (probes, ring) = Probes::attach(&settings)?;
     tell_what_is_lost(&probes);
     let reader = Reader::new(ring).context("failed to map the ring buffer")?;
@@ -183,12 +186,12 @@ impl Session {
         let Batch {
             mut records,
             watermark,
+            lost,
         } = batch;
         while let Some(event) = decode::next_event(&mut records) {
             match event {
                 Ok(event) => self
                     .pipeline
-            lost,
                     .handle(&StreamRecord::Event(event), &mut self.out),
                 Err(error) => {
                     self.pipeline.handle_undecodable();
@@ -197,15 +200,15 @@ impl Session {
             }
         }
         if let Some(now) = watermark {
+            if lost {
+                self.pipeline
+                    .handle(&StreamRecord::Lost(now), &mut self.out);
+            }
             self.pipeline
                 .handle(&StreamRecord::Watermark(now), &mut self.out);
         }
     }
 
-            if lost {
-                self.pipeline
-                    .handle(&StreamRecord::Lost(now), &mut self.out);
-            }
     fn read_accounts(&mut self) -> anyhow::Result<()> {
         self.probes.flush_log();
         let reading = self
