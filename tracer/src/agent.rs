@@ -13,7 +13,7 @@ use crate::decode;
 use crate::host;
 use crate::output::{Summary, Terminal, Writer};
 use crate::pipeline::Pipeline;
-use crate::probes::{Probes, Settings};
+use crate::probes::{Probes, Settings, only_adds_precision};
 use crate::reader::{Batch, Reader};
 use crate::sink::Sink;
 use crate::stream::{ProbeState, StreamRecord};
@@ -30,10 +30,13 @@ const ACCOUNTS: Duration = Duration::from_secs(1);
 /// Where nothing can be traced, or stdout cannot be written.
 pub async fn watch(config: WatchConfig) -> anyhow::Result<Option<Summary>> {
     let mut signals = Signals::new().context("failed to listen for signals")?;
-    let settings = Settings::new(object::object(), config.buffer.bytes());
+    let settings = Settings {
+        without: &config.without,
+        ..Settings::new(object::object(), config.buffer.bytes())
+    };
     let (probes, ring) = Probes::attach(&settings)?;
     tell_what_is_lost(&probes);
-    let reader = Reader::new(ring.events, ring.parked).context("failed to map the ring buffer")?;
+    let reader = Reader::new(ring).context("failed to map the ring buffer")?;
     let sink = Sink::stdout().context("failed to start writing stdout")?;
     let started = clock::monotonic();
     let mut out = BytesMut::new();
@@ -74,7 +77,9 @@ pub async fn watch(config: WatchConfig) -> anyhow::Result<Option<Summary>> {
 fn tell_what_is_lost(probes: &Probes) {
     let mut by_reason: Vec<(&str, Vec<&str>)> = Vec::new();
     for probe in probes.reports() {
-        if let ProbeState::Refused(reason) = &probe.state {
+        if let ProbeState::Refused(reason) = &probe.state
+            && !only_adds_precision(probe.name)
+        {
             match by_reason.iter_mut().find(|(known, _)| known == reason) {
                 Some((_, purposes)) => purposes.push(probe.purpose),
                 None => by_reason.push((reason, vec![probe.purpose])),
@@ -181,6 +186,7 @@ impl Session {
         let Batch {
             mut records,
             watermark,
+            lost,
         } = batch;
         while let Some(event) = decode::next_event(&mut records) {
             match event {
@@ -194,6 +200,10 @@ impl Session {
             }
         }
         if let Some(now) = watermark {
+            if lost {
+                self.pipeline
+                    .handle(&StreamRecord::Lost(now), &mut self.out);
+            }
             self.pipeline
                 .handle(&StreamRecord::Watermark(now), &mut self.out);
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::BytesMut;
 use serde::Serialize;
 
+use crate::probes::only_adds_precision;
 use crate::record::{Record, TransitionRow};
 use crate::stream::{Meta, ProbeReport, ProbeState};
 use crate::time::{Timestamp, WallOffset};
@@ -145,6 +146,9 @@ impl<'a> From<&'a ProbeReport> for ProbeView<'a> {
     fn from(probe: &'a ProbeReport) -> Self {
         let (state, reason) = match &probe.state {
             ProbeState::Attached => ("attached", None),
+            ProbeState::Refused(reason) if only_adds_precision(probe.name) => {
+                ("not_needed", Some(&**reason))
+            }
             ProbeState::Refused(reason) => ("refused", Some(&**reason)),
         };
         Self {
