@@ -98,7 +98,7 @@ pub mod flags {
     /// Made in a softirq (or above). With [`IN_TASK`] clear too: not known. Told of minisockets and
     /// at CLOSE.
     pub const IN_SOFTIRQ: u16 = 1 << 4;
-    /// Made in process context: a system call, or a kernel thread. What a system call makes is not
+    /// Made in process context, by a thread that is not the kernel's. What a system call makes is not
     /// all of its own doing: segments that came while it held the socket's lock are handled as it
     /// lets go. Told of minisockets and at CLOSE.
     pub const IN_TASK: u16 = 1 << 5;

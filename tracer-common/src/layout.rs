@@ -155,6 +155,8 @@ offsets! {
     skb_data: "sk_buff"."data", 8;
     /// Bytes of the segment from there.
     skb_len: "sk_buff"."len", 4;
+    /// A thread's PF_* bits.
+    task_flags: "task_struct"."flags", 4;
     /// A thread's process.
     task_leader: "task_struct"."group_leader", 8;
     /// A thread's name.

@@ -17,14 +17,32 @@ const SERVING_SOFTIRQ: u32 = 1 << 8;
 /// HARDIRQ_MASK and NMI_MASK.
 const INTERRUPTS: u32 = 0x00ff_0000;
 
+/// `PF_KTHREAD` of `include/linux/sched.h`, the same from 2.6 to 6.18.
+const PF_KTHREAD: u32 = 0x0020_0000;
+
 /// [`flags::IN_SOFTIRQ`], [`flags::IN_TASK`], or 0 where this cannot be told.
 #[inline(always)]
 pub fn flags() -> u16 {
     match preempt_count() {
         Some(count) if count & (SERVING_SOFTIRQ | INTERRUPTS) != 0 => flags::IN_SOFTIRQ,
+        // The kernel's own threads receive segments too (threaded NAPI): nobody acts there.
+        Some(_) if is_kernel_thread() => 0,
         Some(_) => flags::IN_TASK,
         None => 0,
     }
+}
+
+/// Whether the current task is a thread of the kernel's.
+#[inline(always)]
+fn is_kernel_thread() -> bool {
+    // SAFETY: the helper has no preconditions, and its pointer is typed.
+    let task_flags: u32 = unsafe {
+        load(
+            bpf_get_current_task_btf() as *const u8,
+            constant!(OFFSETS.task_flags),
+        )
+    };
+    task_flags & PF_KTHREAD != 0
 }
 
 /// The kernel's `preempt_count()`.
