@@ -61,6 +61,14 @@ impl Namespace {
         .expect("enter the network namespace");
     }
 
+    /// Mounts it on a file of its own, where everybody finds it, as `ip netns` does.
+    pub fn mount(&self) -> Mounted {
+        let file = tempfile::NamedTempFile::new().expect("make a file to mount on");
+        let from = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        rustix::mount::mount_bind(&from, file.path()).expect("mount the network namespace");
+        Mounted(file)
+    }
+
     /// Runs `ip` with these words inside.
     pub fn ip(&self, words: &str) {
         self.command("ip", words);
@@ -122,6 +130,17 @@ impl Namespace {
             let read = u64::from_str_radix(&read.trim().replace(',', ""), 16);
             assert_eq!(read, u64::from_str_radix(&mask, 16), "rps_cpus holds");
         });
+    }
+}
+
+/// A network namespace's mount, gone when dropped.
+pub struct Mounted(tempfile::NamedTempFile);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Err(error) = rustix::mount::unmount(self.0.path(), UnmountFlags::DETACH) {
+            eprintln!("could not unmount {}: {error}", self.0.path().display());
+        }
     }
 }
 
