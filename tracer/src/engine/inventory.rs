@@ -134,7 +134,7 @@ impl Engine {
         match found.holder {
             Holder::Socket { state, uid } => {
                 connection.state = Some(state);
-                connection.uid = Some(uid);
+                connection.uid = uid;
                 if state == TcpState::Listen {
                     connection.role = Role::Listener;
                 }

@@ -179,7 +179,7 @@ impl Script {
                 },
                 None => Holder::Socket {
                     state: state(held)?,
-                    uid: 33,
+                    uid: Some(33),
                 },
             };
             found.push(Found {
