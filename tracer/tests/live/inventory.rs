@@ -9,8 +9,9 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::drivers::{Pair, Route};
 use crate::gate;
+use crate::kernel::{latest_expiry, ms, wall};
 use crate::namespace::{Namespace, VethPair};
-use crate::ndjson::{Inventory, Skipped};
+use crate::ndjson::{Inventory, Record, Skipped};
 use crate::tracer::{SOON, Tracer, netns};
 
 /// A process in a namespace: what a tracer finds it by.
@@ -233,5 +234,92 @@ fn losses_are_followed_by_two_looks() {
         let finished = tracer.stop();
         assert!(finished.summary.ring_lost > 0, "{:?}", finished.summary);
         finished.assert_account();
+    });
+}
+
+#[test]
+fn connections_from_before_the_start_end_as_what_they_are() {
+    gate::quiet(|| {
+        let lone = Namespace::new();
+        let _inhabitant = Inhabitant::of(&lone);
+        let routes = [
+            Route::loopback(&lone),
+            Route::loopback_v6(&lone),
+            Route::mapped(&lone),
+        ];
+        let servers: Vec<_> = routes
+            .into_iter()
+            .zip(32_031..)
+            .map(|(route, port)| route.listen(port))
+            .collect();
+        let established: Vec<Pair> = servers.iter().map(|server| server.connect()).collect();
+        let in_time_wait: Vec<_> = servers
+            .iter()
+            .map(|server| (server.connect().close_client_first().client, wall()))
+            .collect();
+        // The remaining time is not the whole one.
+        std::thread::sleep(Duration::from_secs(2));
+
+        let tracer = Tracer::watch(&netns(&lone));
+        inventory(&tracer, "start");
+        let from_before = |record: &Record| {
+            assert_eq!(record.opened_at, None, "{record:#?}");
+            assert!(!record.complete, "{record:#?}");
+            let reasons = &record.incomplete_reasons;
+            assert!(
+                reasons.contains(&"opening_not_seen".to_owned()),
+                "{record:#?}"
+            );
+        };
+        for (pair, server) in established.into_iter().zip(&servers) {
+            let sides = pair.close_client_first();
+            let (client, server_end) =
+                (tracer.close_of(sides.client), tracer.close_of(sides.server));
+            for (record, verdict) in [(&client, "active/fin"), (&server_end, "passive/fin")] {
+                from_before(record);
+                assert_eq!(record.verdict(), verdict);
+                assert_eq!(record.family.as_deref(), Some(server.route.family()));
+                assert_eq!(
+                    record.socket_family.as_deref(),
+                    Some(server.route.socket_family())
+                );
+            }
+            assert!(client.has_minisocket(), "{client:#?}");
+        }
+        let listeners = servers.len();
+        drop(servers);
+        tracer.wait_for("the listeners' ends", SOON, |lines| {
+            let closed = lines.verdicts().filter(|record| {
+                record.netns == lone.inode && record.close.kind == "listener_closed"
+            });
+            (closed.count() == listeners).then_some(())
+        });
+        for (side, made) in in_time_wait {
+            let record = tracer.end_of(side, Duration::from_secs(70));
+            from_before(&record);
+            assert_eq!(record.time_wait_exit(), Some("expired"), "{record:#?}");
+            let ended = record.ended_at.expect("it has ended") - made;
+            let latest = latest_expiry(Duration::from_secs(60)) + Duration::from_millis(200);
+            let bounds = ms(60_000) - ms(20)..=i64::try_from(latest.as_nanos()).expect("a minute");
+            assert!(bounds.contains(&ended), "{ended} ns: {record:#?}");
+        }
+        tracer.stop().assert_no_loss();
+    });
+}
+
+#[test]
+fn sockets_from_before_that_do_nothing_are_known_all_the_same() {
+    gate::alone(|| {
+        let veth = VethPair::new();
+        let _inhabitant = Inhabitant::of(&veth.first);
+        let _household = Household::settle(&veth, 32_041);
+        let tracer = Tracer::watch(&netns(&veth.first));
+        let found = inventory(&tracer, "start");
+        let summary = tracer.stop().summary;
+        // The host has others, of which some may have gone since.
+        let least = (3 * 6 + 1, 3);
+        assert!(found.sockets >= least.0 && found.time_waits >= least.1);
+        assert!(summary.open >= least.0, "{found:?} {summary:?}");
+        assert!(summary.in_time_wait >= least.1, "{found:?} {summary:?}");
     });
 }

@@ -251,6 +251,7 @@ pub struct Summary {
     pub opened: u64,
     pub closed: u64,
     pub ended: u64,
+    pub open: u64,
     pub in_time_wait: u64,
     pub shown_open: u64,
     pub shown_in_time_wait: u64,
