@@ -140,6 +140,7 @@ impl Pipeline {
 
     /// Tells of a sweep. A periodic one is nobody's concern, but for what it could not look at.
     fn handle_sweep(&mut self, sweep: &Sweep, out: &mut BytesMut) {
+        self.engine.handle_sweep(sweep);
         if sweep.purpose != Purpose::Periodic || sweep.skips_more_than(&self.skips_told) {
             self.writer.sweep(sweep, self.wall, out);
             self.skips_told.clone_from(&sweep.skipped);
