@@ -92,13 +92,18 @@ pub mod flags {
     /// The socket is of family AF_INET6 (its addresses may be v4-mapped all the same).
     pub const SOCKET_V6: u16 = 1 << 2;
     /// The first record that found room after others had found none: something that happened
-    /// between the record before this in the ring and this one is not told.
+    /// between the record before this in the ring and this one is not told. Several may bear it
+    /// for one loss, where processors raced.
     pub const AFTER_LOSS: u16 = 1 << 3;
-    /// Made in a softirq (or above). With [`IN_TASK`] clear too: not known.
+    /// Made in a softirq (or above). With [`IN_TASK`] clear too: not known. Told of minisockets and
+    /// at CLOSE.
     pub const IN_SOFTIRQ: u16 = 1 << 4;
-    /// Made in process context: the current task acts.
+    /// Made in process context, by a thread that is not the kernel's. What a system call makes is not
+    /// all of its own doing: segments that came while it held the socket's lock are handled as it
+    /// lets go. Told of minisockets and at CLOSE.
     pub const IN_TASK: u16 = 1 << 5;
-    /// The network namespace is being taken down: nobody holds it any more.
+    /// The network namespace is being taken down: nobody holds it any more. Told of minisockets and
+    /// at CLOSE.
     pub const NETNS_DYING: u16 = 1 << 6;
 }
 
@@ -360,6 +365,21 @@ pub struct Account {
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Account {}
 
+/// Whether records have found no room since the last one that did. One array element, which the
+/// user side maps.
+///
+/// Counts, not a flag that is exchanged: both are read before a place is reserved, so the record
+/// that bears [`flags::AFTER_LOSS`] lies before every record that was reserved after the loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Losses {
+    /// Records that found no room, those of a second program included; wraps.
+    pub lost: u32,
+    /// [`Losses::lost`] as the last record with [`flags::AFTER_LOSS`] knew it: as long as it
+    /// differs, the next record bears the flag.
+    pub told: u32,
+}
+
 /// A tracepoint that two programs watch, because one alone misses what interrupts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(usize)]
@@ -394,4 +414,5 @@ const _: () = {
     assert!(size_of::<Reset<V4>>() == 72 && size_of::<Reset<V6>>() == 96);
     assert!(offset_of!(Reset<V4>, reason) == 56);
     assert!(size_of::<Account>() == 8 + 88 + 32 + 32);
+    assert!(size_of::<Losses>() == 8 && offset_of!(Losses, told) == 4);
 };

@@ -13,7 +13,7 @@ pub const ABSENT: u32 = u32::MAX;
 pub const MINISOCKET_COPY: u32 = 192;
 
 macro_rules! offsets {
-    ($($(#[$doc:meta])* $field:ident: $structure:literal . $path:literal, $size:literal $(, $optional:ident)?;)*) => {
+    ($($(#[$doc:meta])* $field:ident: $structure:literal . $path:literal $(| $other:literal)*, $size:literal $(, $optional:ident)?;)*) => {
         /// Byte offsets of kernel fields from the start of the structure that the programs hold.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(C)]
@@ -30,6 +30,7 @@ macro_rules! offsets {
                 $(Field {
                     structure: $structure,
                     path: $path,
+                    others: &[$($other),*],
                     size: $size,
                     required: offsets!(@required $($optional)?),
                     slot: |offsets| &mut offsets.$field,
@@ -47,6 +48,8 @@ pub struct Field {
     pub structure: &'static str,
     /// Members to follow, joined by dots; anonymous structures and unions are looked through.
     pub path: &'static str,
+    /// What other versions call the same, tried in this order where there is no `path`.
+    pub others: &'static [&'static str],
     /// Bytes that the programs load; a kernel whose field differs is refused, not misread.
     pub size: u32,
     /// Whether tracing is impossible without it.
@@ -76,6 +79,8 @@ offsets! {
     net_cookie: "net"."net_cookie", 8;
     /// Inode of a network namespace.
     net_inode: "net"."ns.inum", 4;
+    /// Holders of a network namespace; 0: it is being taken down. The second name from 6.19 on.
+    net_count: "net"."ns.count" | "ns.__ns_ref", 4, optional;
     /// Protocol.
     protocol: "sock"."sk_protocol", 2;
     /// Whether a process holds the lock.
@@ -150,10 +155,18 @@ offsets! {
     skb_data: "sk_buff"."data", 8;
     /// Bytes of the segment from there.
     skb_len: "sk_buff"."len", 4;
+    /// A thread's PF_* bits.
+    task_flags: "task_struct"."flags", 4;
     /// A thread's process.
     task_leader: "task_struct"."group_leader", 8;
     /// A thread's name.
     task_comm: "task_struct"."comm", 16;
+    /// In which context the processor runs, where a thread keeps that (not on x86). Its low word.
+    task_preempt_count: "task_struct"."thread_info.preempt_count", 0, optional;
+    /// The queue of a thread's control group on its processor.
+    task_cfs_queue: "task_struct"."se.cfs_rq", 8, optional;
+    /// The processor's run queue, a static variable of it.
+    cfs_queue_run_queue: "cfs_rq"."rq", 8, optional;
 }
 
 // SAFETY: Offsets is repr(C), made of u32 alone, without padding; every bit pattern is valid.

@@ -5,9 +5,9 @@ use core::ptr::addr_of_mut;
 
 use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
-use tracer_common::event::{Account, Header, Hook, Kind, flags};
+use tracer_common::event::{Account, Header, Hook, Kind, Losses, flags};
 
-use crate::maps::{ACCOUNT, EVENTS, PARKED};
+use crate::maps::{ACCOUNT, EVENTS, LOSSES, PARKED};
 use crate::sock::Net;
 
 /// What a record is about, beside its kind.
@@ -30,8 +30,21 @@ pub fn emit<T: 'static>(kind: Kind, subject: Subject, fill: impl FnOnce(*mut T))
     let Some(account) = ACCOUNT.get_ptr_mut(0) else {
         return;
     };
+    let Some(losses) = LOSSES.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: a valid element. Looked at before the place is reserved: a loss that this sees came
+    // before whatever lies behind this record.
+    let (told, lost) = unsafe {
+        (
+            addr_of_mut!((*losses).told).read_volatile(),
+            addr_of_mut!((*losses).lost).read_volatile(),
+        )
+    };
     let recovered = subject.flags & flags::RECOVERED != 0;
     let Some(mut entry) = EVENTS.reserve::<T>(0) else {
+        // SAFETY: a valid element; the addition is atomic.
+        unsafe { note_loss(losses) };
         // What a second program finds no room for stays among the missed: whether it is a double
         // nobody will know.
         if !recovered {
@@ -50,6 +63,13 @@ pub fn emit<T: 'static>(kind: Kind, subject: Subject, fill: impl FnOnce(*mut T))
         }
         add(addr_of_mut!((*account).attempts))
     };
+    let mut bits = subject.flags;
+    if told != lost {
+        bits |= flags::AFTER_LOSS;
+        // SAFETY: a valid element. Where others write too, the older count may stay: the flag is
+        // then borne once more.
+        unsafe { addr_of_mut!((*losses).told).write_volatile(lost) };
+    }
     let record = entry.as_mut_ptr();
     let header = record.cast::<Header>();
     // SAFETY: every T begins with a Header, and the place is as large as T; the helpers have no
@@ -59,7 +79,7 @@ pub fn emit<T: 'static>(kind: Kind, subject: Subject, fill: impl FnOnce(*mut T))
         (*header).family = subject.family;
         (*header).len = size_of::<T>() as u16;
         (*header).cpu = bpf_get_smp_processor_id() as u16;
-        (*header).flags = subject.flags;
+        (*header).flags = bits;
         (*header).seq = attempt as u32;
         (*header).netns = subject.net.inode;
         (*header).time_ns = bpf_ktime_get_ns();
@@ -113,6 +133,18 @@ fn must_wake() -> bool {
     unsafe {
         parked.read_volatile() != 0
             && atomic_xchg::<u32, { AtomicOrdering::SeqCst }>(parked, 0) != 0
+    }
+}
+
+/// Notes that the next record comes after a loss.
+///
+/// # Safety
+/// `losses` points to a map's element.
+#[inline(always)]
+unsafe fn note_loss(losses: *mut Losses) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        atomic_xadd::<u32, u32, { AtomicOrdering::SeqCst }>(addr_of_mut!((*losses).lost), 1);
     }
 }
 

@@ -17,6 +17,7 @@
 )]
 #![feature(asm_experimental_arch, core_intrinsics)]
 
+mod context;
 mod emit;
 mod learn;
 mod maps;
@@ -26,8 +27,8 @@ mod state;
 mod timewait;
 mod twice;
 
-use aya_ebpf::macros::btf_tracepoint;
-use aya_ebpf::programs::BtfTracePointContext;
+use aya_ebpf::macros::{btf_tracepoint, fexit};
+use aya_ebpf::programs::{BtfTracePointContext, FExitContext};
 
 use crate::twice::Pass;
 
@@ -113,6 +114,13 @@ pub fn free_segment(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "kfree_skb")]
 pub fn free_segment_2(ctx: BtfTracePointContext) -> i32 {
     timewait::on_segment(&ctx, Pass::Second);
+    0
+}
+
+/// A minisocket's timer has been set: at its start and at each refresh.
+#[fexit(function = "__inet_twsk_schedule")]
+pub fn schedule(ctx: FExitContext) -> i32 {
+    timewait::on_schedule(&ctx);
     0
 }
 

@@ -1,8 +1,9 @@
 //! The maps and the constants that the loader fills in.
 
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
-use tracer_common::event::{Account, Hook};
+use tracer_common::event::{Account, Hook, Losses};
 use tracer_common::layout::Offsets;
 
 /// Everything that goes to user space, in one order. The loader sets the size.
@@ -12,6 +13,10 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
 /// 1 while the reader sleeps: who exchanges it to 0 wakes it.
 #[map]
 pub static PARKED: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Losses that no record has told yet. The reader maps it, to look without a system call.
+#[map]
+pub static LOSSES: Array<Losses> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// What each processor has counted.
 #[map]
@@ -45,6 +50,10 @@ pub static OFFSETS: Offsets = Offsets::UNKNOWN;
 /// Address of the kernel's `tw_timer_handler`, by which a minisocket's timer is known.
 #[unsafe(no_mangle)]
 pub static TW_TIMER_HANDLER: u64 = 0;
+
+/// From a processor's run queue to its count of contexts, both its static variables; 0: not known.
+#[unsafe(no_mangle)]
+pub static RUN_QUEUE_TO_PREEMPT_COUNT: i32 = 0;
 
 /// Number of tcp_send_reset's arguments: 2, or 3 with the reason (6.10 and later).
 #[unsafe(no_mangle)]

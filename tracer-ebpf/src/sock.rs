@@ -113,6 +113,17 @@ impl Sock {
         }
     }
 
+    /// Whether the network namespace is being taken down.
+    #[inline(always)]
+    pub fn is_net_dying(self) -> bool {
+        if constant!(OFFSETS.net_count) == ABSENT {
+            return false;
+        }
+        let net: *const u8 = self.load(constant!(OFFSETS.net));
+        // SAFETY: the verifier follows the typed pointer.
+        unsafe { load::<u32>(net, constant!(OFFSETS.net_count)) == 0 }
+    }
+
     /// The bits of [`flags`] that a socket tells.
     #[inline(always)]
     pub fn flags(self, family: u16) -> u16 {

@@ -12,6 +12,7 @@ use tracer_common::event::{Close, CloseFacts, Hook, Kind, Task, Transition, V4, 
 use tracer_common::layout::ABSENT;
 use tracer_common::tcp::TcpState;
 
+use crate::context;
 use crate::emit::{Subject, emit};
 use crate::maps::constant;
 use crate::sock::{IPPROTO_TCP, Ports, Sock, Tcp, load};
@@ -82,7 +83,7 @@ pub fn on_set_state(ctx: &BtfTracePointContext, pass: Pass) {
         detail: 0,
         ports: sock.ports(),
     };
-    let subject = pass.signs(Subject {
+    let mut subject = pass.signs(Subject {
         family: 4,
         flags: sock.flags(family),
         net: sock.net(),
@@ -94,6 +95,10 @@ pub fn on_set_state(ctx: &BtfTracePointContext, pass: Pass) {
             debug!(ctx, "a TCP socket at CLOSE is no tcp_sock");
             return;
         };
+        subject.flags |= context::flags();
+        if sock.is_net_dying() {
+            subject.flags |= flags::NETNS_DYING;
+        }
         // The port is unbound by now; the one in the header's copy stays.
         change.ports.local = u16::from_be(tcp.load(constant!(OFFSETS.source_port)));
         match sock.v6(family) {

@@ -7,11 +7,12 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_probe_read_kernel};
-use aya_ebpf::programs::BtfTracePointContext;
-use tracer_common::event::{Hook, Kind, Minisocket, V4, V6};
+use aya_ebpf::programs::{BtfTracePointContext, FExitContext};
+use tracer_common::event::{Hook, Kind, Minisocket, V4, V6, flags};
 use tracer_common::layout::{ABSENT, MINISOCKET_COPY};
 use tracer_common::tcp::TcpState;
 
+use crate::context;
 use crate::emit::{Subject, emit};
 use crate::maps::constant;
 use crate::sock::{AF_INET6, Net, Ports, is_v4_mapped, load, ports, probe, v4};
@@ -33,6 +34,35 @@ pub fn on_timer(ctx: &BtfTracePointContext, kind: Kind) {
     if let Some(minisocket) = place.at(address) {
         minisocket.emit(kind, Pass::First, address, expires, Segment::default());
     }
+}
+
+/// After `__inet_twsk_schedule(tw, timeo, rearm)`: the timer's end is the new one, also where the
+/// timer stayed in its bucket of the wheel and `timer_start` is silent.
+#[inline(always)]
+pub fn on_schedule(ctx: &FExitContext) {
+    let address = ctx.arg::<u64>(0);
+    let mut place = Copied::place();
+    if let Some(minisocket) = place.at(address)
+        && let Some(expires) = expires(address)
+    {
+        minisocket.emit(
+            Kind::Schedule,
+            Pass::First,
+            address,
+            expires,
+            Segment::default(),
+        );
+    }
+}
+
+/// The end of a minisocket's timer, in jiffies.
+#[inline(always)]
+fn expires(address: u64) -> Option<u64> {
+    probe(
+        address
+            + u64::from(constant!(OFFSETS.tw_timer))
+            + u64::from(constant!(OFFSETS.timer_expires)),
+    )
 }
 
 /// What a segment brought to a minisocket.
@@ -71,9 +101,7 @@ pub fn on_segment(ctx: &BtfTracePointContext, pass: Pass) {
     let Some(minisocket) = place.at(address) else {
         return;
     };
-    let timer = address + u64::from(constant!(OFFSETS.tw_timer));
-    let expires = timer + u64::from(constant!(OFFSETS.timer_expires));
-    let Some(expires) = probe::<u64>(expires) else {
+    let Some(expires) = expires(address) else {
         return;
     };
     minisocket.emit(Kind::Segment, pass, address, expires, segment(skb));
@@ -190,11 +218,25 @@ impl Copied {
         }
     }
 
+    /// Whether the network namespace is being taken down.
+    #[inline(always)]
+    fn is_net_dying(&self) -> bool {
+        if constant!(OFFSETS.net_count) == ABSENT {
+            return false;
+        }
+        let net: u64 = self.load(constant!(OFFSETS.net));
+        probe::<u32>(net + u64::from(constant!(OFFSETS.net_count))) == Some(0)
+    }
+
     #[inline(always)]
     fn emit(&self, kind: Kind, pass: Pass, address: u64, expires: u64, segment: Segment) {
+        let mut bits = context::flags();
+        if self.is_net_dying() {
+            bits |= flags::NETNS_DYING;
+        }
         let subject = pass.signs(Subject {
             family: 4,
-            flags: 0,
+            flags: bits,
             net: self.net(),
         });
         if self.family() == AF_INET6

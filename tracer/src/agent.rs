@@ -1,5 +1,6 @@
 //! The one loop: ring, clock and signals in, stdout out.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::time::Duration;
 
@@ -11,12 +12,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::config::WatchConfig;
 use crate::decode;
 use crate::host;
-use crate::output::{Summary, Terminal, Writer};
+use crate::inventory::Inventories;
+use crate::output::{Format, Summary, Terminal, Writer};
 use crate::pipeline::Pipeline;
-use crate::probes::{Probes, Settings};
+use crate::probes::{Probes, Settings, only_adds_precision};
 use crate::reader::{Batch, Reader};
 use crate::sink::Sink;
-use crate::stream::{ProbeState, StreamRecord};
+use crate::stream::{ProbeState, Skipped, StreamRecord, Sweep};
 use crate::time::Timestamp;
 use crate::{clock, object};
 
@@ -30,10 +32,13 @@ const ACCOUNTS: Duration = Duration::from_secs(1);
 /// Where nothing can be traced, or stdout cannot be written.
 pub async fn watch(config: WatchConfig) -> anyhow::Result<Option<Summary>> {
     let mut signals = Signals::new().context("failed to listen for signals")?;
-    let settings = Settings::new(object::object(), config.buffer.bytes());
+    let settings = Settings {
+        without: &config.without,
+        ..Settings::new(object::object(), config.buffer.bytes())
+    };
     let (probes, ring) = Probes::attach(&settings)?;
     tell_what_is_lost(&probes);
-    let reader = Reader::new(ring.events, ring.parked).context("failed to map the ring buffer")?;
+    let reader = Reader::new(ring).context("failed to map the ring buffer")?;
     let sink = Sink::stdout().context("failed to start writing stdout")?;
     let started = clock::monotonic();
     let mut out = BytesMut::new();
@@ -54,7 +59,10 @@ pub async fn watch(config: WatchConfig) -> anyhow::Result<Option<Summary>> {
     let mut session = Session {
         probes,
         reader,
+        inventories: Inventories::new(started),
         pipeline,
+        // NDJSON has a line of its own for it.
+        skips_told: (config.format == Format::Table).then(Vec::new),
         sink,
         out,
     };
@@ -74,7 +82,9 @@ pub async fn watch(config: WatchConfig) -> anyhow::Result<Option<Summary>> {
 fn tell_what_is_lost(probes: &Probes) {
     let mut by_reason: Vec<(&str, Vec<&str>)> = Vec::new();
     for probe in probes.reports() {
-        if let ProbeState::Refused(reason) = &probe.state {
+        if let ProbeState::Refused(reason) = &probe.state
+            && !only_adds_precision(probe.name)
+        {
             match by_reason.iter_mut().find(|(known, _)| known == reason) {
                 Some((_, purposes)) => purposes.push(probe.purpose),
                 None => by_reason.push((reason, vec![probe.purpose])),
@@ -91,6 +101,34 @@ fn tell_what_is_lost(probes: &Probes) {
     }
 }
 
+/// What a sweep could not look at, a line for each reason that is new.
+fn tell_what_was_skipped(sweep: &Sweep, told: &mut Vec<Skipped>) {
+    if !sweep.skips_more_than(told) {
+        return;
+    }
+    let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for skipped in &sweep.skipped {
+        let paths = by_reason.entry(&skipped.reason).or_default();
+        paths.push(&skipped.path);
+    }
+    for (reason, paths) in by_reason {
+        // The whole list is in NDJSON.
+        let more = match paths.len() {
+            0..=3 => String::new(),
+            many => format!(" and {} more", many - 3),
+        };
+        let paths = paths.iter().take(3);
+        // Whoever mounts a namespace chooses its name.
+        let paths: Vec<String> = paths.map(|path| path.escape_debug().to_string()).collect();
+        let _ = writeln!(
+            io::stderr(),
+            "tracer: not looked at: {}{more}: {reason}",
+            paths.join(", ")
+        );
+    }
+    told.clone_from(&sweep.skipped);
+}
+
 /// Why the loop has ended.
 #[derive(PartialEq, Eq)]
 enum Stopped {
@@ -103,7 +141,10 @@ enum Stopped {
 struct Session {
     probes: Probes,
     reader: Reader,
+    inventories: Inventories,
     pipeline: Pipeline,
+    /// `None`: what a sweep skipped is not for stderr.
+    skips_told: Option<Vec<Skipped>>,
     sink: Sink,
     out: BytesMut,
 }
@@ -124,8 +165,12 @@ impl Session {
                 },
                 () = self.sink.send(&mut self.out) => {}
             }
-            let due = [self.pipeline.poll_timeout(), end].into_iter().flatten();
-            let deadline = due.fold(accounts_due, Timestamp::min);
+            let due = [
+                self.pipeline.poll_timeout(),
+                self.inventories.poll_timeout(),
+                end,
+            ];
+            let deadline = due.into_iter().flatten().fold(accounts_due, Timestamp::min);
             select! {
                 biased;
                 signal = signals.next() => match signal {
@@ -133,11 +178,13 @@ impl Session {
                     Told::Resized => self.pipeline.resize(Terminal::stdout_size()),
                 },
                 () = self.sink.closed() => return Ok(Stopped::Unread),
+                () = self.inventories.next() => {}
                 batch = self.reader.next_batch(Some(deadline)) => {
                     self.feed(batch.context("failed to read the ring buffer")?);
                 }
             }
             let now = clock::monotonic();
+            self.inventories.handle_timeout(now);
             if now >= accounts_due {
                 accounts_due = now + ACCOUNTS;
                 self.pipeline
@@ -181,6 +228,7 @@ impl Session {
         let Batch {
             mut records,
             watermark,
+            lost,
         } = batch;
         while let Some(event) = decode::next_event(&mut records) {
             match event {
@@ -194,8 +242,23 @@ impl Session {
             }
         }
         if let Some(now) = watermark {
+            if lost {
+                self.pipeline
+                    .handle(&StreamRecord::Lost(now), &mut self.out);
+            }
             self.pipeline
                 .handle(&StreamRecord::Watermark(now), &mut self.out);
+            self.feed_inventory(now);
+        }
+    }
+
+    /// Feeds what a sweep has brought, once no event of its time is still to come.
+    fn feed_inventory(&mut self, watermark: Timestamp) {
+        if let Some(record) = self.inventories.release(watermark) {
+            self.pipeline.handle(&record, &mut self.out);
+            if let (StreamRecord::Swept(sweep), Some(told)) = (&record, &mut self.skips_told) {
+                tell_what_was_skipped(sweep, told);
+            }
         }
     }
 
@@ -205,8 +268,11 @@ impl Session {
             .probes
             .account()
             .context("failed to read the accounts")?;
+        let read_at = reading.at;
         self.pipeline
             .handle(&StreamRecord::Account(reading), &mut self.out);
+        self.inventories
+            .handle_losses(self.pipeline.losses(), read_at);
         Ok(())
     }
 }

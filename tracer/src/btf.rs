@@ -6,7 +6,7 @@ mod tests;
 
 use std::path::Path;
 
-use tracer_common::layout::{MINISOCKET_COPY, Offsets};
+use tracer_common::layout::{ABSENT, Field, MINISOCKET_COPY, Offsets};
 
 pub use format::FormatError;
 use format::{Kind, Type, Types};
@@ -84,6 +84,8 @@ pub struct Layout {
     pub repair_mask: u8,
     /// The bit of SOCK_BINDPORT_LOCK in the byte of `sock.sk_userlocks`.
     pub port_lock_mask: u8,
+    /// Bytes from a processor's run queue to its count of contexts; 0: the kernel does not tell.
+    pub run_queue_to_preempt_count: i32,
 }
 
 /// A field as BTF tells it.
@@ -134,7 +136,7 @@ impl KernelBtf {
                     None => continue,
                 },
             };
-            let Some(place) = self.follow(structure, field.path) else {
+            let Some(place) = self.place(structure, field) else {
                 if field.required {
                     return Err(BtfError::NoField {
                         structure: field.structure,
@@ -168,7 +170,14 @@ impl KernelBtf {
             *(field.slot)(&mut offsets) = offset;
         }
         self.check_socket_flags()?;
+        let mut run_queue_to_preempt_count = 0;
+        if self.is_softirq_counted_elsewhere() {
+            offsets.task_preempt_count = ABSENT;
+        } else if offsets.task_cfs_queue != ABSENT && offsets.cfs_queue_run_queue != ABSENT {
+            run_queue_to_preempt_count = self.run_queue_to_preempt_count().unwrap_or(0);
+        }
         Ok(Layout {
+            run_queue_to_preempt_count,
             offsets,
             repair_mask: self.mask("tcp_sock", "repair", 1)?,
             port_lock_mask: self.mask("sock", "sk_userlocks", 8)?,
@@ -185,10 +194,50 @@ impl KernelBtf {
             .map(|parameters| (parameters as usize).saturating_sub(1))
     }
 
+    /// Whether the kernel has a function `name` with parameters of just these names.
+    #[must_use]
+    pub fn has_function(&self, name: &str, parameters: &[&str]) -> bool {
+        self.types
+            .named(Kind::Function, name)
+            .any(|function| self.types.has_parameters(function, parameters))
+    }
+
+    /// A kernel with PREEMPT_RT keeps no softirqs in its count of contexts.
+    fn is_softirq_counted_elsewhere(&self) -> bool {
+        self.structure("task_struct")
+            .is_some_and(|task| self.follow(task, "softirq_disable_cnt").is_some())
+    }
+
+    /// How far apart x86 keeps two static variables of a processor: `runqueues`, which can be
+    /// found, and the count of contexts, which is a member of `pcpu_hot` in 6.2 to 6.14.
+    fn run_queue_to_preempt_count(&self) -> Option<i32> {
+        let section = self.types.named(Kind::Section, ".data..percpu").next()?;
+        let variable = |name| self.types.variable(section, name);
+        let count = match variable("__preempt_count") {
+            Some(count) => count.offset,
+            None => {
+                let hot = variable("pcpu_hot")?;
+                let structure = self.types.resolve(hot.type_id)?;
+                let count = self.follow(structure, "preempt_count")?;
+                hot.offset.checked_add(count.bits / 8)?
+            }
+        };
+        let run_queue = variable("runqueues")?.offset;
+        i32::try_from(i64::from(count) - i64::from(run_queue)).ok()
+    }
+
     fn structure(&self, name: &str) -> Option<Type> {
         self.types
             .named(Kind::Struct, name)
             .find(|structure| structure.count > 0)
+    }
+
+    /// Where `structure` keeps a field, by whichever of its names it has.
+    fn place(&self, structure: Type, field: &Field) -> Option<Place> {
+        [field.path]
+            .iter()
+            .chain(field.others)
+            .find_map(|path| self.follow(structure, path))
     }
 
     /// Follows a dotted path, looking through anonymous members.

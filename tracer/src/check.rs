@@ -11,7 +11,7 @@ use crate::decode;
 use crate::fdinfo::ProgramStatistics;
 use crate::host;
 use crate::output::check::{Capability, CheckReport, Cost, ProgramCost, Verdict};
-use crate::probes::{Probes, Ring, Settings};
+use crate::probes::{Probes, Ring, Settings, only_adds_precision};
 use crate::reader::Reader;
 use crate::stream::{Body, ProbeState};
 use crate::{clock, object};
@@ -89,7 +89,7 @@ fn verdict(report: &CheckReport) -> Verdict {
     if report
         .probes
         .iter()
-        .all(|probe| probe.state == ProbeState::Attached)
+        .all(|probe| probe.state == ProbeState::Attached || only_adds_precision(probe.name))
     {
         Verdict::Full
     } else {
@@ -100,8 +100,7 @@ fn verdict(report: &CheckReport) -> Verdict {
 /// Measures for `duration` what the kernel's BPF statistics say. They are on only while the file
 /// descriptor of the request lives, and cost about 33 ns a run themselves.
 async fn cost(probes: &Probes, ring: Ring, duration: Duration) -> anyhow::Result<Cost> {
-    let mut reader =
-        Reader::new(ring.events, ring.parked).context("failed to map the ring buffer")?;
+    let mut reader = Reader::new(ring).context("failed to map the ring buffer")?;
     let statistics_on = aya::sys::enable_stats(aya::sys::Stats::RunTime)
         .context("failed to switch BPF statistics on (needs CAP_SYS_ADMIN)")?;
     let started = clock::monotonic();

@@ -8,6 +8,7 @@ use clap_complete::Shell;
 
 use crate::config::{BufferSize, Span};
 use crate::filter::Network;
+use crate::probes::{Dispensable, Indispensable};
 use crate::record::{CloseKind, UnknownName};
 
 /// How TCP connections end on this host, measured.
@@ -74,6 +75,17 @@ pub struct WatchArgs {
         default_value = "32MiB"
     )]
     pub buffer: BufferSize,
+    /// Leave these probes out.
+    ///
+    /// Named as `tracer check` names them; what is lost by it is told. set_state cannot be left out.
+    #[arg(
+        long,
+        value_name = "PROBE",
+        env = "TRACER_WITHOUT",
+        value_delimiter = ',',
+        value_parser = dispensable_probe()
+    )]
+    pub without: Vec<Dispensable>,
     /// When to colour the table.
     ///
     /// auto: on a terminal, unless NO_COLOR is set.
@@ -152,6 +164,11 @@ pub struct CheckArgs {
 fn close_kind() -> impl TypedValueParser<Value = CloseKind> {
     PossibleValuesParser::new(CloseKind::ALL.map(CloseKind::name))
         .try_map(|name: String| -> Result<CloseKind, UnknownName> { name.parse() })
+}
+
+fn dispensable_probe() -> impl TypedValueParser<Value = Dispensable> {
+    PossibleValuesParser::new(Dispensable::names())
+        .try_map(|name: String| -> Result<Dispensable, Indispensable> { name.parse() })
 }
 
 /// Writes the completions of `shell`.

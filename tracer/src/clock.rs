@@ -1,5 +1,7 @@
 //! The only clock reads. Everything else takes its time from the stream.
 
+use std::time::Duration;
+
 use rustix::time::{ClockId, Timespec, clock_getres, clock_gettime};
 
 use crate::time::{Timestamp, WallOffset};
@@ -17,6 +19,13 @@ pub fn wall_offset() -> WallOffset {
     let wall = nanoseconds(clock_gettime(ClockId::Realtime));
     let after = nanoseconds(clock_gettime(ClockId::Monotonic));
     WallOffset(wall - (before + (after - before) / 2))
+}
+
+/// The processor time that the calling thread has used since it began, system calls included.
+#[must_use]
+pub fn thread_cpu() -> Duration {
+    let used = nanoseconds(clock_gettime(ClockId::ThreadCPUTime));
+    Duration::from_nanos(u64::try_from(used).unwrap_or(0))
 }
 
 /// The kernel's timer interrupts a second (CONFIG_HZ), from the coarse clock's resolution, which is

@@ -9,6 +9,7 @@ use jiff::fmt::friendly::SpanParser;
 use crate::cli::{CheckArgs, FilterArgs, WatchArgs};
 use crate::filter::{Comm, Filter};
 use crate::output::Format;
+use crate::probes::Dispensable;
 
 mod netns;
 
@@ -40,6 +41,8 @@ pub struct WatchConfig {
     pub duration: Option<Duration>,
     /// Size of the ring buffer.
     pub buffer: BufferSize,
+    /// Probes to leave out.
+    pub without: Vec<Dispensable>,
     /// Whether to colour.
     pub color: clap::ColorChoice,
 }
@@ -54,6 +57,7 @@ impl TryFrom<WatchArgs> for WatchConfig {
             transitions: args.transitions,
             duration: args.duration.map(|Span(duration)| duration),
             buffer: args.buffer,
+            without: args.without,
             color: args.color,
         })
     }

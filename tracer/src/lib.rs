@@ -4,11 +4,13 @@
 //!
 //! ```text
 //! kernel hooks ─> ring ─> reader ─> decode ─> stream ─> engine ─> filter ─> output ─> stdout
-//!                 probes                      └─────── pipeline ────────────┘         sink
+//!                 probes                   ↑  └─────── pipeline ────────────┘         sink
+//! sock_diag ──────> inventory ─────────────┘
 //! ```
 //!
 //! [`probes`] loads and attaches, [`reader`] copies the ring's records out, [`decode`] makes
-//! [`stream`] records of them. From there on nothing knows a kernel: [`pipeline`] feeds the
+//! [`stream`] records of them; [`inventory`] adds which sockets there are, at the start and whenever
+//! events were lost. From there on nothing knows a kernel: [`pipeline`] feeds the
 //! [`engine`], which does no I/O and reads no clock, and writes its finished [`record`]s through an
 //! [`output`] format. [`agent`] is the one loop around all of it.
 
@@ -24,6 +26,7 @@ pub mod fdinfo;
 pub mod filter;
 pub mod handler;
 pub mod host;
+pub mod inventory;
 pub mod kallsyms;
 pub mod object;
 pub mod output;

@@ -8,7 +8,7 @@ use crate::filter::Filter;
 use crate::output::{Loss, Summary, Writer};
 use crate::probes::{RESET_PROBES, SCHEDULE_PROBE, SEGMENT_PROBE, TIMER_PROBES};
 use crate::record::CloseKind;
-use crate::stream::{AccountReading, Meta, StreamRecord};
+use crate::stream::{AccountReading, Meta, Purpose, Skipped, StreamRecord, Sweep};
 use crate::time::{Timestamp, WallOffset};
 
 /// The engine between the stream and a writer.
@@ -24,6 +24,7 @@ pub struct Pipeline {
     account: AccountReading,
     told: AccountReading,
     missed_told: u64,
+    skips_told: Vec<Skipped>,
 }
 
 impl Pipeline {
@@ -59,6 +60,7 @@ impl Pipeline {
             account: AccountReading::default(),
             told: AccountReading::default(),
             missed_told: 0,
+            skips_told: Vec::new(),
         }
     }
 
@@ -72,6 +74,7 @@ impl Pipeline {
             StreamRecord::Lost(now) => self.engine.handle_loss(*now),
             StreamRecord::Watermark(now) => self.engine.handle_timeout(*now),
             StreamRecord::Inventory(inventory) => self.engine.handle_inventory(inventory),
+            StreamRecord::Swept(sweep) => self.handle_sweep(sweep, out),
             StreamRecord::Clock(wall) => self.wall = *wall,
             StreamRecord::Account(reading) => self.handle_account(reading, out),
             // Told once, to new().
@@ -83,6 +86,12 @@ impl Pipeline {
     /// A record that could not be decoded has been received all the same.
     pub fn handle_undecodable(&mut self) {
         self.received += 1;
+    }
+
+    /// How many events have been told as lost or missed so far.
+    #[must_use]
+    pub const fn losses(&self) -> u64 {
+        self.told.ring_lost + self.missed_told
     }
 
     /// When a watermark is next wanted.
@@ -126,6 +135,15 @@ impl Pipeline {
                     }
                 }
             }
+        }
+    }
+
+    /// Tells of a sweep. A periodic one is nobody's concern, but for what it could not look at.
+    fn handle_sweep(&mut self, sweep: &Sweep, out: &mut BytesMut) {
+        self.engine.handle_sweep(sweep);
+        if sweep.purpose != Purpose::Periodic || sweep.skips_more_than(&self.skips_told) {
+            self.writer.sweep(sweep, self.wall, out);
+            self.skips_told.clone_from(&sweep.skipped);
         }
     }
 
@@ -281,6 +299,40 @@ mod tests {
         }
         assert_eq!(losses(&out), [(0, 3), (0, 1)]);
         assert_eq!(pipeline.finish(Timestamp(2), &mut out).missed, 4);
+    }
+
+    #[test]
+    fn a_sweep_that_nothing_called_for_is_told_for_what_it_newly_skips() {
+        let mut out = BytesMut::new();
+        let mut pipeline = pipeline(&mut out);
+        let skipped = |netns, path: &str| Skipped {
+            netns: Some(netns),
+            path: path.to_owned(),
+            reason: "failed to enter it".to_owned(),
+        };
+        let mut sweep = |purpose, skipped: &[Skipped]| {
+            let before = out.len();
+            let sweep = Sweep {
+                at: Timestamp(1),
+                purpose,
+                namespaces: 1,
+                sockets: 0,
+                fin_wait2s: 0,
+                time_waits: 0,
+                cpu: std::time::Duration::ZERO,
+                skipped: skipped.to_vec(),
+            };
+            pipeline.handle(&StreamRecord::Swept(sweep), &mut out);
+            out.len() > before
+        };
+        let (one, two) = (skipped(1, "/proc/7/ns/net"), skipped(2, "/run/netns/x"));
+        assert!(sweep(Purpose::Start, &[]));
+        assert!(!sweep(Purpose::Periodic, &[]));
+        assert!(sweep(Purpose::Periodic, std::slice::from_ref(&one)));
+        // The same namespace by another way.
+        assert!(!sweep(Purpose::Periodic, &[skipped(1, "/proc/9/ns/net")]));
+        assert!(sweep(Purpose::Periodic, &[one, two]));
+        assert!(sweep(Purpose::Resync, &[]));
     }
 
     #[test]

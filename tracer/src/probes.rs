@@ -5,8 +5,9 @@ use std::io;
 use std::path::Path;
 
 use aya::maps::{Array, MapData, MapError, PerCpuArray, RingBuf};
+use aya::programs::fexit::FExitLinkId;
 use aya::programs::tp_btf::BtfTracePointLinkId;
-use aya::programs::{BtfTracePoint, Program, ProgramError};
+use aya::programs::{BtfTracePoint, FExit, Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
 use aya_log::EbpfLogger;
 use log::Log;
@@ -18,6 +19,14 @@ use crate::fdinfo::{self, ProgramStatistics};
 use crate::handler::{self, HandlerError};
 use crate::kallsyms;
 use crate::stream::{AccountReading, ProbeReport, ProbeState};
+
+mod table;
+
+pub use table::{
+    Dispensable, Indispensable, RESET_PROBES, SCHEDULE_PROBE, SEGMENT_PROBE, TIMER_PROBES,
+    only_adds_precision,
+};
+use table::{PROBES, Probe, REQUIRED, Role, Target};
 
 /// Why tracing cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -66,104 +75,6 @@ pub enum ProbeError {
 
 use aya_obj::btf as aya_btf;
 
-/// One program of the object.
-struct Probe {
-    name: &'static str,
-    hook: &'static str,
-    role: Role,
-    purpose: &'static str,
-}
-
-/// How a program takes part in its hook.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
-    /// The only one: nothing of ours interrupts it.
-    Alone,
-    /// The first of two.
-    First(Hook),
-    /// The one that recovers what the first missed; attached right after it.
-    Second(Hook),
-}
-
-/// Every program, in the order of attaching.
-const PROBES: [Probe; 11] = [
-    Probe {
-        name: "set_state",
-        hook: "inet_sock_set_state",
-        role: Role::First(Hook::State),
-        purpose: "every transition",
-    },
-    Probe {
-        name: "set_state_2",
-        hook: "inet_sock_set_state",
-        role: Role::Second(Hook::State),
-        purpose: "transitions inside an interrupt of another one: about 1 in 100 on a busy network",
-    },
-    Probe {
-        name: "timer_start",
-        hook: "timer_start",
-        role: Role::Alone,
-        purpose: "TIME_WAIT: its beginning and its refreshes",
-    },
-    Probe {
-        name: "timer_cancel",
-        hook: "timer_cancel",
-        role: Role::Alone,
-        purpose: "TIME_WAIT: its end by reuse or reset",
-    },
-    Probe {
-        name: "timer_expire",
-        hook: "timer_expire_entry",
-        role: Role::Alone,
-        purpose: "TIME_WAIT: its end by expiry",
-    },
-    Probe {
-        name: "receive_reset",
-        hook: "tcp_receive_reset",
-        role: Role::First(Hook::ResetReceived),
-        purpose: "whether the peer reset a connection",
-    },
-    Probe {
-        name: "receive_reset_2",
-        hook: "tcp_receive_reset",
-        role: Role::Second(Hook::ResetReceived),
-        purpose: "resets received inside an interrupt of another one",
-    },
-    Probe {
-        name: "send_reset",
-        hook: "tcp_send_reset",
-        role: Role::First(Hook::ResetSent),
-        purpose: "whether this host reset a connection",
-    },
-    Probe {
-        name: "send_reset_2",
-        hook: "tcp_send_reset",
-        role: Role::Second(Hook::ResetSent),
-        purpose: "resets sent inside an interrupt of another one",
-    },
-    Probe {
-        name: "free_segment",
-        hook: "kfree_skb",
-        role: Role::First(Hook::Segment),
-        purpose: "TIME_WAIT: the exact entry after FIN_WAIT2, and repeated FINs",
-    },
-    Probe {
-        name: "free_segment_2",
-        hook: "kfree_skb",
-        role: Role::Second(Hook::Segment),
-        purpose: "segments to TIME_WAIT inside an interrupt of another one",
-    },
-];
-
-/// The programs whose minisockets' events the engine needs to claim a TIME_WAIT.
-pub const TIMER_PROBES: [&str; 3] = ["timer_start", "timer_cancel", "timer_expire"];
-/// The program that shows the segments which minisockets handle.
-pub const SEGMENT_PROBE: &str = "free_segment";
-/// The programs that show resets.
-pub const RESET_PROBES: [&str; 2] = ["receive_reset", "send_reset"];
-/// The program that shows every setting of a minisocket's timer, where the kernel lets it.
-pub const SCHEDULE_PROBE: &str = "schedule";
-
 /// How to load.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings<'a> {
@@ -175,6 +86,8 @@ pub struct Settings<'a> {
     pub btf: &'a Path,
     /// The kernel's symbols: [`kallsyms::KALLSYMS`].
     pub kallsyms: &'a Path,
+    /// Probes to leave out. A second program on a hook never runs without its first.
+    pub without: &'a [Dispensable],
 }
 
 impl<'a> Settings<'a> {
@@ -186,6 +99,7 @@ impl<'a> Settings<'a> {
             buffer_bytes,
             btf: Path::new(VMLINUX),
             kallsyms: Path::new(kallsyms::KALLSYMS),
+            without: &[],
         }
     }
 }
@@ -195,8 +109,14 @@ pub struct Probes {
     ebpf: Ebpf,
     account: PerCpuArray<MapData, Account>,
     reports: Vec<ProbeReport>,
-    links: Vec<(&'static str, BtfTracePointLinkId)>,
+    links: Vec<(&'static str, Link)>,
     log: Option<EbpfLogger<&'static dyn Log>>,
+}
+
+/// What holds a program where it is attached.
+enum Link {
+    Tracepoint(BtfTracePointLinkId),
+    Exit(FExitLinkId),
 }
 
 /// What the reader needs of the kernel side.
@@ -205,6 +125,8 @@ pub struct Ring {
     pub events: RingBuf<MapData>,
     /// 1 while the reader sleeps.
     pub parked: Array<MapData, u32>,
+    /// One [`Losses`](tracer_common::event::Losses), which can be mapped.
+    pub losses: MapData,
 }
 
 impl Probes {
@@ -228,7 +150,9 @@ impl Probes {
         let mut reports = Vec::with_capacity(PROBES.len());
         let mut links = Vec::with_capacity(PROBES.len());
         for probe in &PROBES {
-            let attached = match refusal(probe, &kernel, &handler) {
+            let left_out = left_out(probe, settings.without, &reports);
+            let refusal = left_out.or_else(|| refusal(probe, &kernel, &handler));
+            let attached = match refusal {
                 Some(reason) => Err(reason),
                 None => attach(&mut ebpf, probe, &btf),
             };
@@ -239,25 +163,29 @@ impl Probes {
                 }
                 Err(reason) => ProbeState::Refused(reason),
             };
-            if let (ProbeState::Refused(reason), Role::First(Hook::State)) = (&state, probe.role) {
-                let (program, hook, reason) = (probe.name, probe.hook, reason.clone());
+            if probe.role == REQUIRED
+                && let ProbeState::Refused(reason) = state
+            {
                 return Err(ProbeError::Required {
-                    program,
-                    hook,
+                    program: probe.name,
+                    hook: probe.target.name(),
                     reason,
                 });
             }
-            let (name, hook, purpose) = (probe.name, probe.hook, probe.purpose);
             reports.push(ProbeReport {
-                name,
-                hook,
+                name: probe.name,
+                hook: probe.target.name(),
                 state,
-                purpose,
+                purpose: probe.purpose,
             });
         }
         let ring = Ring {
             events: take(&mut ebpf, "EVENTS")?,
             parked: take(&mut ebpf, "PARKED")?,
+            losses: match ebpf.take_map("LOSSES") {
+                Some(aya::maps::Map::Array(losses)) => losses,
+                _ => return Err(ProbeError::NoMap("LOSSES")),
+            },
         };
         let account = take(&mut ebpf, "ACCOUNT")?;
         let log = logger(&mut ebpf);
@@ -286,9 +214,14 @@ impl Probes {
     /// one that was missed.
     pub fn detach(&mut self) {
         for (name, link) in self.links.drain(..).rev() {
-            if let Some(Program::BtfTracePoint(program)) = self.ebpf.program_mut(name)
-                && let Err(error) = program.detach(link)
-            {
+            let detached = match (self.ebpf.program_mut(name), link) {
+                (Some(Program::BtfTracePoint(program)), Link::Tracepoint(link)) => {
+                    program.detach(link)
+                }
+                (Some(Program::FExit(program)), Link::Exit(link)) => program.detach(link),
+                _ => Ok(()),
+            };
+            if let Err(error) = detached {
                 tracing::warn!("failed to detach {name}: {error}");
             }
         }
@@ -349,7 +282,7 @@ impl Probes {
     pub fn statistics(&self) -> io::Result<Vec<ProgramStatistics>> {
         let mut all = Vec::with_capacity(PROBES.len());
         for probe in &PROBES {
-            if let Some(Program::BtfTracePoint(program)) = self.ebpf.program(probe.name)
+            if let Some(program) = self.ebpf.program(probe.name)
                 && let Ok(fd) = program.fd()
             {
                 all.push(fdinfo::of_program(probe.name, fd)?);
@@ -387,6 +320,11 @@ fn load(
         .override_global("PORT_LOCK_MASK", &constants.layout.port_lock_mask, true)
         .override_global("TW_TIMER_HANDLER", &constants.handler, true)
         .override_global(
+            "RUN_QUEUE_TO_PREEMPT_COUNT",
+            &constants.layout.run_queue_to_preempt_count,
+            true,
+        )
+        .override_global(
             "SEND_RESET_ARGUMENTS",
             &constants.send_reset_arguments,
             true,
@@ -423,14 +361,45 @@ fn logger(ebpf: &mut Ebpf) -> Option<EbpfLogger<&'static dyn Log>> {
         .ok()
 }
 
+/// Why the user, or what came before, does not want it to run: a second program goes the way of its
+/// first, without which it would take every event for one that was missed.
+fn left_out(probe: &Probe, without: &[Dispensable], before: &[ProbeReport]) -> Option<String> {
+    if without.contains(&Dispensable(probe.name)) {
+        return Some("left out by --without".to_owned());
+    }
+    let Role::Second(hook) = probe.role else {
+        return None;
+    };
+    let first = PROBES
+        .iter()
+        .find(|first| first.role == Role::First(hook))?;
+    let first = before.iter().find(|report| report.name == first.name)?;
+    match &first.state {
+        ProbeState::Attached => None,
+        ProbeState::Refused(reason) => Some(reason.clone()),
+    }
+}
+
 /// Why not to try at all.
 fn refusal(
     probe: &Probe,
     kernel: &KernelBtf,
     handler: &Result<u64, HandlerError>,
 ) -> Option<String> {
-    match (probe.role, kernel.tracepoint_arguments(probe.hook)) {
-        (_, None) => Some(format!("this kernel has no tracepoint {}", probe.hook)),
+    let hook = match probe.target {
+        Target::Tracepoint(hook) => hook,
+        Target::Exit {
+            function,
+            parameters,
+        } => {
+            return (!kernel.has_function(function, parameters)).then(|| {
+                let parameters = parameters.join(", ");
+                format!("this kernel has no function {function}({parameters})")
+            });
+        }
+    };
+    match (probe.role, kernel.tracepoint_arguments(hook)) {
+        (_, None) => Some(format!("this kernel has no tracepoint {hook}")),
         (Role::First(Hook::Segment) | Role::Second(Hook::Segment), Some(..4)) => {
             Some("kfree_skb does not tell the receiving socket before Linux 6.11".to_owned())
         }
@@ -439,17 +408,42 @@ fn refusal(
     }
 }
 
-fn attach(ebpf: &mut Ebpf, probe: &Probe, btf: &Btf) -> Result<BtfTracePointLinkId, String> {
-    ebpf.program_mut(probe.name)
-        .ok_or_else(|| "the BPF object lacks it: it is of another version".to_owned())
-        .and_then(|program| {
-            let program: &mut BtfTracePoint =
-                program.try_into().map_err(|error| one_line(&error))?;
-            program
-                .load(probe.hook, btf)
-                .map_err(|error| one_line(&error))?;
-            program.attach().map_err(|error| one_line(&error))
-        })
+fn attach(ebpf: &mut Ebpf, probe: &Probe, btf: &Btf) -> Result<Link, String> {
+    let program = ebpf
+        .program_mut(probe.name)
+        .ok_or_else(|| "the BPF object lacks it: it is of another version".to_owned())?;
+    match probe.target {
+        Target::Tracepoint(hook) => {
+            attach_to_tracepoint(program, hook, btf).map_err(|error| one_line(&error))
+        }
+        Target::Exit { function, .. } => {
+            attach_to_exit(program, function, btf).map_err(|error| match error {
+                // Tracepoints' programs were let in: it is not for want of privileges.
+                ProgramError::LoadError { io_error, .. }
+                    if io_error.kind() == io::ErrorKind::PermissionDenied =>
+                {
+                    "this host permits no fexit programs".to_owned()
+                }
+                error => one_line(&error),
+            })
+        }
+    }
+}
+
+fn attach_to_tracepoint(
+    program: &mut Program,
+    hook: &str,
+    btf: &Btf,
+) -> Result<Link, ProgramError> {
+    let program: &mut BtfTracePoint = program.try_into()?;
+    program.load(hook, btf)?;
+    program.attach().map(Link::Tracepoint)
+}
+
+fn attach_to_exit(program: &mut Program, function: &str, btf: &Btf) -> Result<Link, ProgramError> {
+    let program: &mut FExit = program.try_into()?;
+    program.load(function, btf)?;
+    program.attach().map(Link::Exit)
 }
 
 /// The error without the verifier's log, which goes to our own log.
@@ -487,3 +481,40 @@ fn is_refusal(error: &EbpfError) -> bool {
 }
 
 const _: () = assert!(Kind::COUNT == 11 && Hook::COUNT == 4);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn probe(name: &str) -> &'static Probe {
+        let mut probes = PROBES.iter();
+        probes.find(|probe| probe.name == name).expect("a probe")
+    }
+
+    fn report(name: &str, state: ProbeState) -> ProbeReport {
+        let Probe {
+            name,
+            target,
+            purpose,
+            ..
+        } = probe(name);
+        ProbeReport {
+            name,
+            hook: target.name(),
+            state,
+            purpose,
+        }
+    }
+
+    #[test]
+    fn a_second_program_goes_the_way_of_its_first() {
+        let without = ["free_segment".parse().expect("a probe")];
+        let reason = left_out(probe("free_segment"), &without, &[]).expect("a reason");
+        let refused = ProbeState::Refused(reason.clone());
+        let reports = [report("free_segment", refused)];
+        let second = probe("free_segment_2");
+        assert_eq!(left_out(second, &without, &reports), Some(reason));
+        let reports = [report("free_segment", ProbeState::Attached)];
+        assert_eq!(left_out(second, &[], &reports), None);
+    }
+}

@@ -2,7 +2,9 @@
 //! everything, and sleeps so that the kernel side need not wake it under load.
 
 use std::io;
-use std::os::fd::AsFd as _;
+use std::mem::offset_of;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 use aya::maps::{Array, MapData, MapError, RingBuf};
@@ -11,8 +13,10 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{sleep, timeout};
+use tracer_common::event::Losses;
 
 use crate::clock;
+use crate::probes::Ring;
 use crate::time::Timestamp;
 
 /// Bytes that a batch holds at most, but for its last record.
@@ -27,6 +31,9 @@ pub struct Batch {
     pub records: Bytes,
     /// Every event with an earlier stamp is in this batch or was in one before it.
     pub watermark: Option<Timestamp>,
+    /// Between the last record here and the watermark others found no room. Told once: the next
+    /// record that finds room tells it again, by its flag AFTER_LOSS.
+    pub lost: bool,
 }
 
 /// The one consumer of the ring.
@@ -34,25 +41,33 @@ pub struct Reader {
     ring: AsyncFd<RingBuf<MapData>>,
     parked: Array<MapData, u32>,
     positions: Positions,
+    losses: UntoldLosses,
     pace: Pace,
     buffer: BytesMut,
     last_was_full: bool,
 }
 
 impl Reader {
-    /// Takes over the ring `events` and the flag `parked` by which the kernel side knows that the
-    /// reader sleeps. Must be called within a tokio runtime.
+    /// Takes over the ring, the flag by which the kernel side knows that the reader sleeps, and the
+    /// mark of losses. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// Where the ring cannot be mapped or registered.
-    pub fn new(events: RingBuf<MapData>, parked: Array<MapData, u32>) -> io::Result<Self> {
+    /// Where the ring or the mark cannot be mapped or registered.
+    pub fn new(ring: Ring) -> io::Result<Self> {
+        let Ring {
+            events,
+            parked,
+            losses,
+        } = ring;
         let positions = Positions::map(&events)?;
+        let losses = UntoldLosses::map(&losses)?;
         // SAFETY: a RingBuf owns its descriptor and answers with the same one as long as it lives.
         let ring = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }?;
         Ok(Self {
             ring,
             parked,
             positions,
+            losses,
             pace: Pace::new(clock::monotonic()),
             buffer: BytesMut::with_capacity(BATCH + 4096),
             last_was_full: false,
@@ -82,7 +97,10 @@ impl Reader {
 
     /// Takes what is in the ring now, without waiting.
     pub fn drain(&mut self) -> Batch {
+        // In this order: a loss before `now` is seen here, or else the record that has told it
+        // found its place before `target`.
         let now = clock::monotonic();
+        let losses = self.losses.read();
         let target = self.positions.producer();
         let ring = self.ring.get_mut();
         while self.positions.consumer() != target && self.buffer.len() < BATCH {
@@ -95,6 +113,7 @@ impl Reader {
         Batch {
             records,
             watermark: is_drained.then_some(now),
+            lost: is_drained && self.losses.are_news(losses),
         }
     }
 
@@ -166,68 +185,124 @@ impl Pace {
 
 /// The ring's two positions, which aya keeps to itself.
 struct Positions {
-    consumer: *const u64,
-    producer: *const u64,
-    page: usize,
+    consumer: Page,
+    producer: Page,
 }
-
-// SAFETY: the pages are only read, by atomic loads, and unmapped once, at drop.
-unsafe impl Send for Positions {}
 
 impl Positions {
     fn map(ring: &RingBuf<MapData>) -> io::Result<Self> {
-        let page = rustix::param::page_size();
-        let map = |offset| -> io::Result<*const u64> {
-            // SAFETY: a new read-only mapping, of a page that every ring has.
-            let address = unsafe {
-                mmap(
-                    std::ptr::null_mut(),
-                    page,
-                    ProtFlags::READ,
-                    MapFlags::SHARED,
-                    ring.as_fd(),
-                    offset,
-                )
-            }?;
-            Ok(address.cast::<u64>().cast_const())
-        };
         Ok(Self {
-            consumer: map(0)?,
-            producer: map(page as u64)?,
-            page,
+            consumer: Page::map(ring.as_fd(), 0)?,
+            producer: Page::map(ring.as_fd(), rustix::param::page_size() as u64)?,
         })
     }
 
     fn consumer(&self) -> u64 {
-        Self::load(self.consumer)
+        self.consumer.load()
     }
 
     fn producer(&self) -> u64 {
         // The flag that says "parked" was set before this look, by a system call: see must_wake()
         // on the kernel's side.
-        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
-        Self::load(self.producer)
-    }
-
-    fn load(position: *const u64) -> u64 {
-        // SAFETY: mapped, aligned to a page, and lives as long as self.
-        unsafe { std::sync::atomic::AtomicU64::from_ptr(position.cast_mut()) }
-            .load(std::sync::atomic::Ordering::Acquire)
+        fence(Ordering::SeqCst);
+        self.producer.load()
     }
 }
 
-impl Drop for Positions {
-    fn drop(&mut self) {
-        for position in [self.consumer, self.producer] {
-            // SAFETY: mapped by map(), not used after this. Nothing can be done about a failure.
-            let _ = unsafe { munmap(position.cast_mut().cast(), self.page) };
+/// The kernel side's mark of losses that no record has told, and what was told of it.
+struct UntoldLosses {
+    page: Page,
+    known: u32,
+}
+
+impl UntoldLosses {
+    fn map(losses: &MapData) -> io::Result<Self> {
+        Ok(Self {
+            page: Page::map(losses.fd().as_fd(), 0)?,
+            known: 0,
+        })
+    }
+
+    /// Both counts at one time.
+    fn read(&self) -> Losses {
+        let bytes = self.page.load().to_ne_bytes();
+        let word = |at: usize| {
+            u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
+        Losses {
+            lost: word(0),
+            told: word(offset_of!(Losses, told)),
         }
+    }
+
+    /// Whether `losses` holds some that neither a record nor this has told.
+    fn are_news(&mut self, losses: Losses) -> bool {
+        let are_news = are_news(losses, self.known);
+        self.known = losses.lost;
+        are_news
+    }
+}
+
+const fn are_news(losses: Losses, known: u32) -> bool {
+    losses.lost != losses.told && losses.lost != known
+}
+
+/// A page of a map, of which the first word is read.
+struct Page {
+    address: *const u64,
+    size: usize,
+}
+
+// SAFETY: the page is only read, by atomic loads, and unmapped once, at drop.
+unsafe impl Send for Page {}
+
+impl Page {
+    fn map(map: BorrowedFd<'_>, offset: u64) -> io::Result<Self> {
+        let size = rustix::param::page_size();
+        // SAFETY: a new read-only mapping; the kernel refuses a page that the map does not have.
+        let address = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                size,
+                ProtFlags::READ,
+                MapFlags::SHARED,
+                map,
+                offset,
+            )
+        }?;
+        Ok(Self {
+            address: address.cast::<u64>().cast_const(),
+            size,
+        })
+    }
+
+    fn load(&self) -> u64 {
+        // SAFETY: mapped, aligned to a page, and lives as long as self.
+        unsafe { AtomicU64::from_ptr(self.address.cast_mut()) }.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        // SAFETY: mapped by map(), not used after this. Nothing can be done about a failure.
+        let _ = unsafe { munmap(self.address.cast_mut().cast(), self.size) };
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_loss_is_news_until_a_record_or_the_reader_has_told_it() {
+        let losses = |lost, told| Losses { lost, told };
+        assert!(!are_news(losses(0, 0), 0), "none yet");
+        assert!(are_news(losses(3, 0), 0));
+        assert!(!are_news(losses(3, 0), 3), "told by the reader");
+        assert!(are_news(losses(4, 0), 3), "and one more");
+        assert!(!are_news(losses(4, 4), 0), "told by a record");
+        assert!(are_news(losses(0, u32::MAX), u32::MAX), "counts wrap");
+    }
 
     #[test]
     fn wake_ups_are_asked_for_in_bursts_and_rarely_for_long() {

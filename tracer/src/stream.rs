@@ -8,7 +8,7 @@ use crate::time::{Timestamp, WallOffset};
 
 mod inventory;
 
-pub use inventory::{Found, Holder, Inventory};
+pub use inventory::{Found, Holder, Inventory, Purpose, Skipped, Sweep};
 
 /// One record of the stream.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +24,8 @@ pub enum StreamRecord {
     /// Which sockets a network namespace held, between two times that have both passed: every event
     /// up to [`Inventory::until`] that was not lost has been delivered.
     Inventory(Inventory),
+    /// All network namespaces have been looked at.
+    Swept(Sweep),
     /// How the wall's clock stands against the monotonic one from here on.
     Clock(WallOffset),
     /// A reading of the accounts.

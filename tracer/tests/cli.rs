@@ -130,13 +130,17 @@ fn watch_without_flags() {
 fn watch_with_all_flags() {
     let words = "--transitions --json --duration 1h30m --buffer 512KiB --color never \
                  --port 80,443 --local ::1 --peer 10.0.0.0/8 --netns 4026531840 --comm nginx \
-                 --kind reset_sent,timed_out";
+                 --kind reset_sent,timed_out --without free_segment,schedule";
     let config = WatchConfig::try_from(watch(words)).unwrap();
     assert_eq!(config.format, Format::Json);
     assert!(config.transitions);
     assert_eq!(config.duration, Some(Duration::from_secs(5_400)));
     assert_eq!(config.buffer.bytes(), 512 << 10);
     assert_eq!(config.color, ColorChoice::Never);
+    assert_eq!(
+        config.without,
+        ["free_segment", "schedule"].map(|name| name.parse().unwrap())
+    );
     assert_eq!(config.filter.ports, [80, 443]);
     assert_eq!(config.filter.netns, [4_026_531_840]);
     assert_eq!(
@@ -175,6 +179,14 @@ fn a_wrong_command_line_is_told_in_one_line_and_exits_2() {
         (
             "watch --buffer 64KiB",
             "64.0 KiB is not between 256.0 KiB and 1.0 GiB",
+        ),
+        (
+            "watch --without timer",
+            "[possible values: set_state, set_state_2, timer_start,",
+        ),
+        (
+            "watch --without set_state",
+            "'set_state' for '--without <PROBE>': nothing can be traced without it",
         ),
         ("watch --colour always", "unexpected argument '--colour'"),
         ("observe", "unrecognized subcommand 'observe'"),

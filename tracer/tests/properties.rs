@@ -596,7 +596,10 @@ fn any_given() -> impl Strategy<Value = Given> {
                 ends_at: Timestamp(end * SECOND),
             }
         } else {
-            Holder::Socket { state, uid: 1 }
+            Holder::Socket {
+                state,
+                uid: Some(1),
+            }
         },
     });
     let found = prop::collection::vec(found, 0..5);

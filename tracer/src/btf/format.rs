@@ -17,6 +17,10 @@ const TYPE: usize = 12;
 const MEMBER: usize = 12;
 /// `struct btf_enum`.
 const ENUMERATOR: usize = 8;
+/// `struct btf_param`.
+const PARAMETER: usize = 8;
+/// `struct btf_var_secinfo`.
+const VARIABLE: usize = 12;
 /// No chain of typedefs and qualifiers is as long in C; one that is longer bites its tail.
 const MAX_CHAIN: usize = 32;
 
@@ -86,9 +90,9 @@ impl Kind {
             10 => (Self::Const, 0, 0),
             11 => (Self::Restrict, 0, 0),
             12 => (Self::Function, 0, 0),
-            13 => (Self::Prototype, 0, 8),
+            13 => (Self::Prototype, 0, PARAMETER),
             14 => (Self::Variable, 4, 0),
-            15 => (Self::Section, 0, 12),
+            15 => (Self::Section, 0, VARIABLE),
             16 => (Self::Float, 0, 0),
             17 => (Self::DeclarationTag, 4, 0),
             18 => (Self::TypeTag, 0, 0),
@@ -122,6 +126,15 @@ pub struct Member {
     pub bits: u32,
     /// Width of a bit field; 0: it is none.
     pub width: u32,
+}
+
+/// A variable, and where it lies in its section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Variable {
+    /// The id of its type.
+    pub type_id: u32,
+    /// Bytes from the start of the section.
+    pub offset: u32,
 }
 
 /// All the types of a file.
@@ -203,6 +216,40 @@ impl Types {
             _ => return None,
         };
         (prototype.kind == Kind::Prototype).then_some(prototype.count)
+    }
+
+    /// Whether a function has parameters of just these names.
+    pub fn has_parameters(&self, function: Type, names: &[&str]) -> bool {
+        let prototype = match function.kind {
+            Kind::Function => self.resolve(function.size_or_type),
+            _ => None,
+        };
+        prototype.is_some_and(|prototype| {
+            prototype.kind == Kind::Prototype
+                && prototype.count as usize == names.len()
+                && names.iter().enumerate().all(|(index, name)| {
+                    let at = prototype.rest as usize + index * PARAMETER;
+                    self.is_string(word(&self.data, at), name)
+                })
+        })
+    }
+
+    /// The variable of a name in a section.
+    pub fn variable(&self, section: Type, name: &str) -> Option<Variable> {
+        let count = if section.kind == Kind::Section {
+            section.count
+        } else {
+            0
+        };
+        (0..count as usize).find_map(|index| {
+            let at = section.rest as usize + index * VARIABLE;
+            let found = self.get(word(&self.data, at))?;
+            let is_it = found.kind == Kind::Variable && self.is_string(found.name, name);
+            is_it.then(|| Variable {
+                type_id: found.size_or_type,
+                offset: word(&self.data, at + 4),
+            })
+        })
     }
 
     /// Bytes that a value of the type of an id has; 0: it has no size.

@@ -1,7 +1,6 @@
 //! Tests against the running kernel and against BTF made here.
 
 use super::*;
-use tracer_common::layout::{ABSENT, Field};
 
 /// The kernel that runs the tests tells the truth about itself; where it has no BTF, that is said
 /// and nothing is held.
@@ -278,6 +277,7 @@ fn fields_are_found_through_anonymous_members_and_chains_of_names() {
         offsets,
         repair_mask: 1 << 3,
         port_lock_mask: 8 << 4,
+        run_queue_to_preempt_count: 0,
     };
     assert_eq!(maker.kernel().layout().expect("a layout"), expected);
 }
@@ -292,6 +292,27 @@ fn an_optional_field_may_be_absent() {
     assert_eq!(offsets.tw_entry_stamp, ABSENT);
     let layout = maker.kernel().layout().expect("a layout");
     assert_eq!(layout.offsets, offsets);
+}
+
+#[test]
+fn a_field_that_was_renamed_is_found_by_its_other_name() {
+    let (mut maker, _) = made(
+        |field, shape| shape.is_present = field != "net.ns.count",
+        &SOCKET_FLAGS,
+    );
+    let before = maker.kernel().layout().expect("a layout").offsets;
+    assert_eq!(before.net_count, ABSENT);
+    let int = maker.sized(4);
+    let renamed = maker.composite(kind::STRUCT, "ns_common", 0, &[("__ns_ref", int, 96)]);
+    let net = maker.composite(kind::STRUCT, "net", 0, &[("ns", renamed, 64)]);
+    let kernel = maker.kernel();
+    let net = kernel.types.resolve(net).expect("the structure");
+    let field = Offsets::FIELDS
+        .iter()
+        .find(|field| field.path == "ns.count")
+        .expect("the field");
+    let place = kernel.place(net, field).expect("a place");
+    assert_eq!(place.bits, 64 + 96);
 }
 
 #[test]
@@ -380,6 +401,77 @@ fn a_tracepoint_is_a_typedef_of_a_pointer_to_a_prototype() {
     assert_eq!(kernel.tracepoint_arguments("two"), Some(2));
     assert_eq!(kernel.tracepoint_arguments("none"), None);
     assert_eq!(kernel.tracepoint_arguments("tw"), None);
+}
+
+#[test]
+fn a_function_is_known_by_the_names_of_its_parameters() {
+    let mut maker = Maker::new();
+    let parameters = ["tw", "timeo"].map(|name| [maker.string(name), 0]).concat();
+    let prototype = maker.add(kind::FUNC_PROTO, "", 2, 0, &parameters);
+    maker.add(kind::FUNC, "set_timer", 0, prototype, &[]);
+    maker.add(kind::STRUCT, "other", 0, 0, &[]);
+    let kernel = maker.kernel();
+    assert!(kernel.has_function("set_timer", &["tw", "timeo"]));
+    for other in [&["tw"][..], &["timeo", "tw"], &["tw", "timeo", "rearm"]] {
+        assert!(!kernel.has_function("set_timer", other), "{other:?}");
+    }
+    assert!(!kernel.has_function("other", &[]));
+}
+
+/// The static variables of a processor, those named.
+fn with_variables(maker: &mut Maker, variables: &[(&str, u32, u32)]) {
+    let mut rest = Vec::new();
+    for (name, type_id, offset) in variables {
+        let variable = maker.add(kind::VAR, name, 0, *type_id, &[1]);
+        rest.extend_from_slice(&[variable, *offset, 4]);
+    }
+    let count = variables.len() as u32;
+    maker.add(kind::DATASEC, ".data..percpu", count, 0, &rest);
+}
+
+#[test]
+fn the_count_of_contexts_is_found_from_the_run_queue() {
+    let distance = |maker: &Maker| {
+        let layout = maker.kernel().layout().expect("a layout");
+        layout.run_queue_to_preempt_count
+    };
+    let (mut maker, _) = made(|_, _| {}, &SOCKET_FLAGS);
+    let int = maker.sized(4);
+    let variables = [("__preempt_count", int, 100), ("runqueues", int, 300)];
+    with_variables(&mut maker, &variables);
+    assert_eq!(distance(&maker), -200);
+
+    // Linux 6.2 to 6.14.
+    let (mut maker, _) = made(|_, _| {}, &SOCKET_FLAGS);
+    let int = maker.sized(4);
+    let members = [("current_task", int, 0), ("preempt_count", int, 64)];
+    let hot = maker.composite(kind::STRUCT, "pcpu_hot", 0, &members);
+    with_variables(
+        &mut maker,
+        &[("pcpu_hot", hot, 400), ("runqueues", int, 300)],
+    );
+    assert_eq!(distance(&maker), 108);
+
+    // Without the way to the run queue, its distance is of no use.
+    let (mut maker, _) = made(
+        |field, shape| shape.is_present = field != "cfs_rq.rq",
+        &SOCKET_FLAGS,
+    );
+    let int = maker.sized(4);
+    let variables = [("__preempt_count", int, 100), ("runqueues", int, 300)];
+    with_variables(&mut maker, &variables);
+    assert_eq!(distance(&maker), 0);
+}
+
+#[test]
+fn where_softirqs_are_counted_elsewhere_the_context_is_unknown() {
+    let mut maker = Maker::new();
+    let int = maker.sized(4);
+    let members = [("softirq_disable_cnt", int, 0)];
+    maker.composite(kind::STRUCT, "task_struct", 0, &members);
+    assert!(maker.kernel().is_softirq_counted_elsewhere());
+    let (maker, _) = made(|_, _| {}, &SOCKET_FLAGS);
+    assert!(!maker.kernel().is_softirq_counted_elsewhere());
 }
 
 #[test]

@@ -173,7 +173,7 @@ fn minisocket(kind: Kind) -> MinisocketRecord<V4> {
 }
 
 #[test]
-fn the_four_events_of_a_minisocket_differ_in_kind_alone() {
+fn the_five_events_of_a_minisocket_differ_in_kind_alone() {
     let expected = Minisocket {
         substate: TcpState::TimeWait,
         expires: 4_295_556_016,
@@ -189,12 +189,30 @@ fn the_four_events_of_a_minisocket_differ_in_kind_alone() {
     assert_eq!(body(Kind::TimerStart), Body::TimerStart(expected));
     assert_eq!(body(Kind::TimerCancel), Body::TimerCancel(expected));
     assert_eq!(body(Kind::TimerExpire), Body::TimerExpire(expected));
+    assert_eq!(body(Kind::Schedule), Body::Schedule(expected));
     let segment = Body::Segment {
         minisocket: expected,
         tcp_flags: 0x11,
         payload: 5,
     };
     assert_eq!(body(Kind::Segment), segment);
+}
+
+#[test]
+fn flags_are_passed_on_as_they_are() {
+    use event::flags::{AFTER_LOSS, IN_SOFTIRQ, IN_TASK, NETNS_DYING, RECOVERED};
+    for flags in [
+        AFTER_LOSS,
+        IN_SOFTIRQ,
+        IN_TASK | NETNS_DYING,
+        RECOVERED | AFTER_LOSS,
+        1 << 15,
+    ] {
+        let mut record = minisocket(Kind::Schedule);
+        record.header.flags = flags;
+        let event = only(&bytes_of(&record)).expect("a good record");
+        assert_eq!(event.flags, flags);
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@
 use std::mem;
 
 use foldhash::fast::RandomState;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use tracer_common::tcp::TcpState;
 
 use super::Engine;
@@ -16,16 +16,19 @@ use super::connection::Connection;
 use super::table::Id;
 use super::timewait::{Life, Minisocket};
 use crate::record::{Incomplete, Role};
-use crate::stream::{Found, Holder, Inventory};
+use crate::stream::{Found, Holder, Inventory, Sweep};
 use crate::time::Timestamp;
 
 /// From how many whole inventories in a row a socket must be absent to be gone.
 const ABSENCES: u8 = 2;
 /// How many places of the table are looked at in one go.
 const STRETCH: usize = 1024;
-/// What inventories leave out (half-open sockets) is gone when it was silent for so long,
-/// nanoseconds: longer than any handshake lasts.
+/// A child that nobody has named yet is gone when it was silent for so long, nanoseconds: longer
+/// than any handshake lasts.
 const HALF_OPEN: u64 = 300 * 1_000_000_000;
+/// What lives in a network namespace that no sweep finds is gone when it was silent for so long,
+/// nanoseconds: an open descriptor may keep a namespace that cannot be found.
+const NOT_FOUND: u64 = 3_600 * 1_000_000_000;
 
 /// How the inventories bear on a connection.
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,12 +44,23 @@ pub(super) struct Presence {
 pub(super) struct Search {
     /// Number of the latest inventory.
     number: u32,
+    /// Cookies of the namespaces that this sweep has looked at so far.
+    looked_at: HashSet<u64, RandomState>,
     /// The next place to look at.
     place: usize,
-    /// By cookie of the network namespace: what the walk compares with.
-    against: HashMap<u64, Whole, RandomState>,
+    /// What the walk compares with.
+    against: Known,
     /// What the next walk will compare with.
-    next: HashMap<u64, Whole, RandomState>,
+    next: Known,
+}
+
+/// What the kernel has said.
+#[derive(Default)]
+struct Known {
+    /// Inventories that were walked to their end, by cookie of the network namespace.
+    whole: HashMap<u64, Whole, RandomState>,
+    /// All the namespaces that there are, as far as they can be found.
+    namespaces: Option<Namespaces>,
 }
 
 /// An inventory that was walked to its end.
@@ -54,6 +68,42 @@ pub(super) struct Search {
 struct Whole {
     number: u32,
     from: Timestamp,
+}
+
+/// The namespaces that a sweep has found.
+struct Namespaces {
+    at: Timestamp,
+    /// Cookies of those that were looked at.
+    looked_at: HashSet<u64, RandomState>,
+    /// Inodes of those that were not.
+    skipped: Vec<u32>,
+}
+
+impl Known {
+    fn is_empty(&self) -> bool {
+        self.whole.is_empty() && self.namespaces.is_none()
+    }
+
+    /// The inventory that `connection` is absent from.
+    fn lacks(&self, connection: &Connection) -> Option<Whole> {
+        let whole = match self.whole.get(&connection.netns_cookie) {
+            Some(whole) => *whole,
+            None => self.namespaces.as_ref()?.without(connection)?,
+        };
+        let is_absent = connection.presence.found_in < whole.number;
+        (is_absent && last_heard(connection) < whole.from).then_some(whole)
+    }
+}
+
+impl Namespaces {
+    /// Where its namespace was not found and it was silent for long: as if it was absent.
+    fn without(&self, connection: &Connection) -> Option<Whole> {
+        let is_there = self.looked_at.contains(&connection.netns_cookie)
+            || self.skipped.contains(&connection.netns);
+        let from = Timestamp(self.at.0.saturating_sub(NOT_FOUND));
+        let number = u32::MAX;
+        (!is_there).then_some(Whole { number, from })
+    }
 }
 
 impl Search {
@@ -67,6 +117,7 @@ impl Engine {
     pub(super) fn on_inventory(&mut self, inventory: &Inventory) {
         self.search.number += 1;
         let number = self.search.number;
+        self.search.looked_at.insert(inventory.netns_cookie);
         for found in &inventory.found {
             let id = self.on_found(inventory, found);
             if let Some(connection) = id.and_then(|id| self.table.connection_mut(id)) {
@@ -80,8 +131,20 @@ impl Engine {
             let from = inventory.from;
             self.search
                 .next
+                .whole
                 .insert(inventory.netns_cookie, Whole { number, from });
         }
+    }
+
+    pub(super) fn on_sweep(&mut self, sweep: &Sweep) {
+        let looked_at = mem::take(&mut self.search.looked_at);
+        // One that is not even named may be any.
+        let skipped: Option<Vec<u32>> = sweep.skipped.iter().map(|skipped| skipped.netns).collect();
+        self.search.next.namespaces = skipped.map(|skipped| Namespaces {
+            at: sweep.at,
+            looked_at,
+            skipped,
+        });
     }
 
     /// The connection that was found, if it is not over by now.
@@ -134,7 +197,7 @@ impl Engine {
         match found.holder {
             Holder::Socket { state, uid } => {
                 connection.state = Some(state);
-                connection.uid = Some(uid);
+                connection.uid = uid;
                 if state == TcpState::Listen {
                     connection.role = Role::Listener;
                 }
@@ -181,19 +244,15 @@ impl Engine {
         }
         let until = self.table.places().min(self.search.place + STRETCH);
         for place in self.search.place..until {
-            let Some((id, connection)) = self.table.at(place) else {
-                continue;
-            };
-            let Some(whole) = self.search.against.get(&connection.netns_cookie).copied() else {
-                continue;
-            };
-            if connection.presence.found_in < whole.number && last_heard(connection) < whole.from {
+            if let Some((id, connection)) = self.table.at(place)
+                && let Some(whole) = self.search.against.lacks(connection)
+            {
                 self.on_absent(id, &whole);
             }
         }
         self.search.place = until;
         if until == self.table.places() {
-            self.search.against.clear();
+            self.search.against = Known::default();
         }
     }
 
@@ -210,8 +269,7 @@ impl Engine {
             // It is being settled.
             return;
         }
-        let half_open = connection.unnamed || connection.state == Some(TcpState::SynRecv);
-        let gone = if open && half_open && !waits {
+        let gone = if connection.unnamed {
             whole.from.since(last_heard(connection)) >= HALF_OPEN
         } else {
             connection.presence.absences = connection.presence.absences.saturating_add(1);

@@ -231,15 +231,12 @@ impl Engine {
             Some(How::Purged)
         } else if cancel.reset {
             Some(How::Reset)
-        } else if cancel.by_task && cancel.candidate.is_none() && self.knows_connecting(&cancel) {
-            // Two things alone kill one in process context, and this was not connect().
-            Some(How::Destroyed)
         } else if !in_time_wait {
             // FIN_WAIT2 is never taken over.
             Some(if cancel.data || reset_sent {
                 How::Data
             } else {
-                How::Unknown
+                self.without_successor(&cancel)
             })
         } else {
             None
@@ -250,10 +247,16 @@ impl Engine {
         }
     }
 
-    /// Whether a connect() that was under way at the cancel would be known.
-    fn knows_connecting(&self, cancel: &Cancel) -> bool {
+    /// What killed a minisocket that nobody took over. Two things alone do it in process context:
+    /// connect(), which would be known, and SOCK_DESTROY.
+    pub(super) fn without_successor(&self, cancel: &Cancel) -> How {
         let from = Timestamp(cancel.at.0.saturating_sub(CONNECT));
-        !self.losses.touch(from, cancel.at)
+        let knows_connecting = !self.losses.touch(from, cancel.at);
+        if cancel.by_task && cancel.candidate.is_none() && knows_connecting {
+            How::Destroyed
+        } else {
+            How::Unknown
+        }
     }
 
     /// The end of a minisocket may have been lost.

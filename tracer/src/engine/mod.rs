@@ -8,6 +8,7 @@
 //! poll_timeout()            when a watermark would bring something
 //! handle_loss(now)          where events were lost
 //! handle_inventory(…)       what sock_diag says of a network namespace
+//! handle_sweep(…)           once it was asked of all of them
 //! finish()                  once, when the stream has ended; then poll() again
 //! ```
 //!
@@ -40,7 +41,7 @@ use tracer_common::event::flags;
 use tracer_common::tcp::TcpState;
 
 use crate::record::{Incomplete, Process, Record, Source, TransitionRow};
-use crate::stream::{Body, Event, Inventory, Task};
+use crate::stream::{Body, Event, Inventory, Sweep, Task};
 use crate::time::Timestamp;
 
 use connection::Connection;
@@ -178,6 +179,13 @@ impl Engine {
     pub fn handle_inventory(&mut self, inventory: &Inventory) {
         self.advance(inventory.until);
         self.on_inventory(inventory);
+    }
+
+    /// Takes in that all network namespaces which can be found have been looked at: their
+    /// inventories came before.
+    pub fn handle_sweep(&mut self, sweep: &Sweep) {
+        self.advance(sweep.at);
+        self.on_sweep(sweep);
     }
 
     /// Moves the time. Call it with each watermark, then [`Self::poll`].

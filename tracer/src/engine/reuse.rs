@@ -93,14 +93,16 @@ impl Engine {
         if connecting && waited < CONNECT {
             self.timers.await_end(self.now, id);
         } else {
-            self.end_killed(id, &cancel, How::Unknown);
+            let how = self.without_successor(&cancel);
+            self.end_killed(id, &cancel, how);
         }
     }
 
     /// The stream has ended: no successor will come.
     pub(super) fn give_up_reuse(&mut self, id: Id) {
         if let Some(Life::Killed(cancel)) = self.minisocket(id).map(|minisocket| minisocket.life) {
-            self.end_killed(id, &cancel, How::Unknown);
+            let how = self.without_successor(&cancel);
+            self.end_killed(id, &cancel, how);
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use serde::Serialize;
 
+use crate::probes::only_adds_precision;
 use crate::stream::{ProbeReport, ProbeState};
 
 use super::ndjson::ProbeView;
@@ -154,17 +155,24 @@ impl CheckReport {
         let name_width = widest(self.probes.iter().map(|probe| probe.name));
         let hook_width = widest(self.probes.iter().map(|probe| probe.hook));
         for probe in &self.probes {
-            let (mark, state) = match &probe.state {
-                ProbeState::Attached => ("yes", "attached".to_owned()),
-                ProbeState::Refused(reason) => ("no", format!("refused: {reason}")),
+            let (mark, state, without) = match &probe.state {
+                ProbeState::Attached => ("yes", "attached".to_owned(), None),
+                ProbeState::Refused(reason) if only_adds_precision(probe.name) => (
+                    "-",
+                    format!("not needed: {reason}"),
+                    Some("more exact with it"),
+                ),
+                ProbeState::Refused(reason) => {
+                    ("no", format!("refused: {reason}"), Some("lost without it"))
+                }
             };
             let ProbeReport { name, hook, .. } = probe;
             writeln!(
                 out,
                 "  {mark:<3}  {name:<name_width$}  {hook:<hook_width$}  {state}"
             )?;
-            if probe.state != ProbeState::Attached {
-                writeln!(out, "       lost without it: {}", probe.purpose)?;
+            if let Some(without) = without {
+                writeln!(out, "       {without}: {}", probe.purpose)?;
             }
         }
 
@@ -182,7 +190,11 @@ impl CheckReport {
     fn upshot(&self) -> String {
         let attached = |probe: &&ProbeReport| probe.state == ProbeState::Attached;
         let attached = self.probes.iter().filter(attached).count();
-        let probes = format!("{attached} of {} probes attached", self.probes.len());
+        let spared = |probe: &&ProbeReport| {
+            probe.state != ProbeState::Attached && only_adds_precision(probe.name)
+        };
+        let wanted = self.probes.len() - self.probes.iter().filter(spared).count();
+        let probes = format!("{attached} of {wanted} probes attached");
         match self.verdict {
             Verdict::Full => format!("This host can be traced in full: {probes}."),
             Verdict::Degraded => format!("This host can be traced in part: {probes}."),

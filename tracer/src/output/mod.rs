@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 use tracer_common::event::Kind;
 
 use crate::record::{CloseKind, Record, TransitionRow};
-use crate::stream::Meta;
+use crate::stream::{Meta, Sweep};
 use crate::time::{Timestamp, WallOffset};
 
 pub mod check;
@@ -170,6 +170,15 @@ impl Writer {
             Form::Closes(table) => table.loss(loss, wall, out),
             Form::Transitions(table) => table.loss(loss, wall, out),
             Form::Json(json) => json.loss(loss, wall, out),
+        }
+    }
+
+    /// Writes what a look at all network namespaces found. Tables have no such line: what it could
+    /// not look at is for stderr.
+    pub fn sweep(&mut self, sweep: &Sweep, wall: WallOffset, out: &mut BytesMut) {
+        match &mut self.0 {
+            Form::Closes(_) | Form::Transitions(_) => {}
+            Form::Json(json) => json.sweep(sweep, wall, out),
         }
     }
 

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use bytes::BytesMut;
 use serde::Serialize;
 
+use crate::probes::only_adds_precision;
 use crate::record::{Record, TransitionRow};
-use crate::stream::{Meta, ProbeReport, ProbeState};
+use crate::stream::{Meta, ProbeReport, ProbeState, Skipped, Sweep};
 use crate::time::{Timestamp, WallOffset};
 
 use super::json::{Moment, RecordView, TransitionView};
@@ -72,6 +73,22 @@ impl Ndjson {
             ),
             cpus: &loss.cpus,
             missed: loss.missed,
+        };
+        line(&view, out);
+    }
+
+    pub fn sweep(&self, sweep: &Sweep, wall: WallOffset, out: &mut BytesMut) {
+        let view = SweepView {
+            kind: "inventory",
+            at: Moment(sweep.at, wall),
+            monotonic_ns: sweep.at.0,
+            purpose: sweep.purpose.name(),
+            namespaces: sweep.namespaces,
+            sockets: sweep.sockets,
+            fin_wait2s: sweep.fin_wait2s,
+            time_waits: sweep.time_waits,
+            cpu_ns: u64::try_from(sweep.cpu.as_nanos()).unwrap_or(u64::MAX),
+            skipped: sweep.skipped.iter().map(SkippedView::from).collect(),
         };
         line(&view, out);
     }
@@ -145,6 +162,9 @@ impl<'a> From<&'a ProbeReport> for ProbeView<'a> {
     fn from(probe: &'a ProbeReport) -> Self {
         let (state, reason) = match &probe.state {
             ProbeState::Attached => ("attached", None),
+            ProbeState::Refused(reason) if only_adds_precision(probe.name) => {
+                ("not_needed", Some(&**reason))
+            }
             ProbeState::Refused(reason) => ("refused", Some(&**reason)),
         };
         Self {
@@ -167,6 +187,38 @@ struct LossView<'a> {
     by_kind: BTreeMap<&'static str, u64>,
     cpus: &'a [u16],
     missed: u64,
+}
+
+#[derive(Serialize)]
+struct SweepView<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    at: Moment,
+    monotonic_ns: u64,
+    purpose: &'static str,
+    namespaces: u64,
+    sockets: u64,
+    fin_wait2s: u64,
+    time_waits: u64,
+    cpu_ns: u64,
+    skipped: Vec<SkippedView<'a>>,
+}
+
+#[derive(Serialize)]
+struct SkippedView<'a> {
+    netns: Option<u32>,
+    path: &'a str,
+    reason: &'a str,
+}
+
+impl<'a> From<&'a Skipped> for SkippedView<'a> {
+    fn from(skipped: &'a Skipped) -> Self {
+        Self {
+            netns: skipped.netns,
+            path: &skipped.path,
+            reason: &skipped.reason,
+        }
+    }
 }
 
 #[derive(Serialize)]

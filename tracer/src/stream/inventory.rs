@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use tracer_common::tcp::{Flow, TcpState};
 
 use crate::time::Timestamp;
@@ -24,7 +26,8 @@ pub struct Inventory {
     pub found: Vec<Found>,
 }
 
-/// One socket of an [`Inventory`]. Request sockets (SYN_RECV without a full socket) are left out.
+/// One socket of an [`Inventory`]. Request sockets (SYN_RECV without a full socket) and sockets that
+/// neither listen nor are connected are left out; a full socket in SYN_RECV is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
     /// Its cookie, never 0: sock_diag makes one where there was none.
@@ -44,8 +47,9 @@ pub enum Holder {
     Socket {
         /// Its state.
         state: TcpState,
-        /// Its owner.
-        uid: u32,
+        /// Its owner. `None`: nobody holds a descriptor of it (it was closed, or never accepted),
+        /// and most kernels then say 0.
+        uid: Option<u32>,
     },
     /// A minisocket.
     Minisocket {
@@ -55,4 +59,71 @@ pub enum Holder {
         /// left when the walk came by.
         ends_at: Timestamp,
     },
+}
+
+/// A look at all network namespaces has ended: their inventories stand before this.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sweep {
+    /// When it ended.
+    pub at: Timestamp,
+    /// Why it was made.
+    pub purpose: Purpose,
+    /// Namespaces that were looked at, those without sockets included.
+    pub namespaces: u64,
+    /// Full sockets found.
+    pub sockets: u64,
+    /// Minisockets found that wait for the peer's FIN.
+    pub fin_wait2s: u64,
+    /// Minisockets found in TIME_WAIT.
+    pub time_waits: u64,
+    /// The processor time that it took.
+    pub cpu: Duration,
+    /// What was not looked at, or not to its end.
+    pub skipped: Vec<Skipped>,
+}
+
+impl Sweep {
+    /// Whether something was skipped that is not in `told`, for the same reason.
+    #[must_use]
+    pub fn skips_more_than(&self, told: &[Skipped]) -> bool {
+        let is_told = |skipped: &Skipped| {
+            let mut told = told.iter();
+            told.any(|told| told.netns == skipped.netns && told.reason == skipped.reason)
+        };
+        !self.skipped.iter().all(is_told)
+    }
+}
+
+/// Why a [`Sweep`] is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To know what was there before the first event.
+    Start,
+    /// To find out what lost events would have shown.
+    Resync,
+    /// So that nothing stays for ever of which no end was shown and no loss told.
+    Periodic,
+}
+
+impl Purpose {
+    /// As NDJSON spells it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Resync => "resync",
+            Self::Periodic => "periodic",
+        }
+    }
+}
+
+/// A network namespace, or several, that a [`Sweep`] did not look at, or not to the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// Its inode, where it is known.
+    pub netns: Option<u32>,
+    /// How it was to be reached.
+    pub path: String,
+    /// Why it was not looked at, in one line.
+    pub reason: String,
 }

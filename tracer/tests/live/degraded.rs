@@ -33,7 +33,7 @@ fn usually_refused(port: u16) -> Vec<(String, String)> {
     refused(&Tracer::watch(&ports(&[port])).stop())
 }
 
-/// Names of the probes that are not attached, with the reasons.
+/// Names of the probes that are missed, with the reasons.
 fn refused(finished: &Finished) -> Vec<(String, String)> {
     let meta = finished.lines.meta.as_ref().expect("a meta line");
     let probes = meta.probes.as_array().expect("a list of probes");
@@ -43,7 +43,7 @@ fn refused(finished: &Finished) -> Vec<(String, String)> {
     };
     let refused = probes
         .iter()
-        .filter(|probe| word(probe, "state") != "attached");
+        .filter(|probe| !["attached", "not_needed"].contains(&&*word(probe, "state")));
     refused
         .map(|probe| (word(probe, "name"), word(probe, "reason")))
         .collect()

@@ -27,8 +27,8 @@ fn a_tenth_of_the_records_lost_leaves_no_wrong_verdict_and_nothing_behind() {
         let stage = Stage::new(Network::Loopback);
         let namespace = stage.client();
         namespace.sysctl("net.ipv4.ip_local_port_range", "1024 65535");
-        // sock_diag is asked in namespaces that are found, and one without a process is not.
-        let inhabitant = namespace.inhabit();
+        // sock_diag is asked in namespaces that are found, and one that is nothing but open is not.
+        let mounted = namespace.mount();
         let tracer = Tracer::watch_load(&format!("{} --buffer 4MiB", ports(&Way::ports(FIRST))));
         let books = Books::open(&stage);
         let made = thread::scope(|scope| {
@@ -50,7 +50,7 @@ fn a_tenth_of_the_records_lost_leaves_no_wrong_verdict_and_nothing_behind() {
         assert_eq!(namespace.counters().of("tw"), 0);
         // Two dumps after the last loss.
         tracer.wait_for_calm(Duration::from_secs(4));
-        drop(inhabitant);
+        drop(mounted);
         let finished = tracer.stop();
         let summary = &finished.summary;
         let lost = summary.ring_lost + summary.missed;

@@ -27,6 +27,7 @@ mod degraded;
 mod dwell;
 mod failed_connects;
 mod full_rate;
+mod inventory;
 mod loss;
 mod mixed;
 mod promptness;

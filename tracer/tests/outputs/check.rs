@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tracer::output::Format;
 use tracer::output::check::{Capability, CheckReport, Cost, ProgramCost, Verdict};
+use tracer::probes::SCHEDULE_PROBE;
 use tracer::stream::{ProbeReport, ProbeState};
 
 fn report() -> CheckReport {
@@ -80,6 +81,31 @@ fn the_report_is_one_json_object() {
     let text = written(&report(), Format::Json);
     assert_eq!(text.lines().count(), 1);
     insta::assert_snapshot!(text);
+}
+
+#[test]
+fn a_probe_that_only_adds_precision_is_not_missed() {
+    let mut report = report();
+    report.verdict = Verdict::Full;
+    report.probes.pop();
+    report.probes.push(ProbeReport {
+        name: SCHEDULE_PROBE,
+        hook: "__inet_twsk_schedule",
+        state: ProbeState::Refused("this host permits no fexit programs".to_owned()),
+        purpose: "each refresh",
+    });
+    let text = written(&report, Format::Table);
+    assert!(
+        !text.contains("refused") && !text.contains("lost"),
+        "{text}"
+    );
+    assert!(
+        text.contains("not needed: this host permits no fexit programs"),
+        "{text}"
+    );
+    assert!(text.contains("in full: 1 of 1 probes attached"), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&written(&report, Format::Json)).unwrap();
+    assert_eq!(json["probes"][1]["state"], "not_needed");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use serde_json::{Value, json};
 use tracer::output::{Format, Loss, Summary, Terminal, Writer};
 use tracer::record::CloseKind;
-use tracer::stream::{Meta, ProbeReport, ProbeState};
+use tracer::stream::{Meta, ProbeReport, ProbeState, Purpose, Skipped, Sweep};
 use tracer_common::event::Kind;
 
 use crate::samples::{self, WALL, at};
@@ -66,9 +66,18 @@ fn every_line_begins_with_its_type() {
         writer.close(&samples::evil(), WALL, out);
         writer.end(&samples::evil(), WALL, out);
         writer.loss(&Loss::default(), WALL, out);
+        writer.sweep(&sweep(), WALL, out);
         writer.summary(&Summary::default(), out);
     });
-    let types = ["meta", "transition", "close", "end", "loss", "summary"];
+    let types = [
+        "meta",
+        "transition",
+        "close",
+        "end",
+        "loss",
+        "inventory",
+        "summary",
+    ];
     assert_eq!(lines.len(), types.len());
     for (line, name) in lines.iter().zip(types) {
         assert!(
@@ -194,6 +203,49 @@ fn a_loss_says_when_how_many_which_and_where() {
             "type": "loss", "at": "2026-11-20T23:58:01.700456789Z", "monotonic_ns": at(1_700).0,
             "count": 1204, "by_kind": {"transition": 900, "close": 304}, "cpus": [0, 3],
             "missed": 12,
+        })
+    );
+}
+
+fn sweep() -> Sweep {
+    Sweep {
+        at: at(1_700),
+        purpose: Purpose::Start,
+        namespaces: 12,
+        sockets: 340,
+        fin_wait2s: 5,
+        time_waits: 28_000,
+        cpu: Duration::from_micros(21_300),
+        skipped: vec![
+            Skipped {
+                netns: Some(4_026_532_281),
+                path: "/run/netns/blue".to_owned(),
+                reason: "the budget of 2s was used up".to_owned(),
+            },
+            Skipped {
+                netns: None,
+                path: "/proc/1/ns/net".to_owned(),
+                reason: "failed to read it: Permission denied (os error 13)".to_owned(),
+            },
+        ],
+    }
+}
+
+#[test]
+fn an_inventory_says_what_was_found_and_what_was_not_looked_at() {
+    assert_eq!(
+        line(|writer, out| writer.sweep(&sweep(), WALL, out)),
+        json!({
+            "type": "inventory", "at": "2026-11-20T23:58:01.700456789Z",
+            "monotonic_ns": at(1_700).0, "purpose": "start",
+            "namespaces": 12, "sockets": 340, "fin_wait2s": 5, "time_waits": 28_000,
+            "cpu_ns": 21_300_000,
+            "skipped": [
+                {"netns": 4_026_532_281_u32, "path": "/run/netns/blue",
+                 "reason": "the budget of 2s was used up"},
+                {"netns": null, "path": "/proc/1/ns/net",
+                 "reason": "failed to read it: Permission denied (os error 13)"},
+            ],
         })
     );
 }

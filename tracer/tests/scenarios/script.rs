@@ -8,6 +8,7 @@
 //! SECONDS NAME timer_start|timer_cancel|timer_expire|schedule TIME_WAIT|FIN_WAIT2 [left=jiffies|expires=jiffies]
 //! SECONDS NAME segment TIME_WAIT [tcp=FIN|RST|…] [payload=10]
 //! SECONDS NAME reset_received | reset_sent state=TIME_WAIT [answers]
+//! SECONDS sweep [skipped=INODE|unnamed]       all network namespaces have been asked
 //! SECONDS watermark
 //! lost                                       the next event comes after others that were lost
 //! SECONDS lost                               events before this time were lost
@@ -20,9 +21,12 @@
 //! `local_port=`. Jiffies run from 1,000,000 at second 0; `expires` stays as it was set last.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use tracer::engine::{Config, Engine};
-use tracer::stream::{Body, Event, Found, Holder, Inventory, Minisocket, Socket, Task};
+use tracer::stream::{
+    Body, Event, Found, Holder, Inventory, Minisocket, Purpose, Skipped, Socket, Sweep, Task,
+};
 use tracer::time::Timestamp;
 use tracer_common::event::{CloseFacts, flags, marks};
 use tracer_common::tcp::{Endpoint, Flow, TcpState};
@@ -129,6 +133,11 @@ impl Script {
             self.engine().handle_inventory(&inventory);
             return Ok(());
         }
+        if words.first() == Some(&"sweep") {
+            let sweep = sweep(at, &Words(words));
+            self.engine().handle_sweep(&sweep);
+            return Ok(());
+        }
         let name = words.remove(0).to_owned();
         let event = self.event(at, &name, words.remove(0), &Words(words))?;
         self.engine().handle_event(&event);
@@ -179,7 +188,7 @@ impl Script {
                 },
                 None => Holder::Socket {
                     state: state(held)?,
-                    uid: 33,
+                    uid: Some(33),
                 },
             };
             found.push(Found {
@@ -406,6 +415,24 @@ impl Script {
             entry_stamp_ms: words.number("stamp", 0)?,
             tid: words.number("tid", 0)?,
         })
+    }
+}
+
+fn sweep(at: Timestamp, words: &Words<'_>) -> Sweep {
+    let skipped = words.value("skipped").map(|inode| Skipped {
+        netns: inode.parse().ok(),
+        path: String::new(),
+        reason: String::new(),
+    });
+    Sweep {
+        at,
+        purpose: Purpose::Periodic,
+        namespaces: 0,
+        sockets: 0,
+        fin_wait2s: 0,
+        time_waits: 0,
+        cpu: Duration::ZERO,
+        skipped: skipped.into_iter().collect(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::process::ExitStatus;
 
 use crate::kernel::Wall;
-use crate::ndjson::{Endpoint, Line, Loss, Meta, Record, Summary, Transition};
+use crate::ndjson::{Endpoint, Inventory, Line, Loss, Meta, Record, Summary, Transition};
 use crate::witness::Hidden;
 
 /// What it printed so far.
@@ -18,6 +18,7 @@ pub struct Lines {
     pub closes: Vec<(Wall, Record)>,
     pub ends: Vec<Record>,
     pub losses: Vec<Loss>,
+    pub inventories: Vec<Inventory>,
     pub summary: Option<Summary>,
     /// Lines that do not keep the contract.
     pub broken: Vec<String>,
@@ -44,6 +45,7 @@ impl Lines {
             Ok(Line::Close(record)) => self.closes.push((at, record)),
             Ok(Line::End(record)) => self.ends.push(record),
             Ok(Line::Loss(loss)) => self.losses.push(loss),
+            Ok(Line::Inventory(inventory)) => self.inventories.push(inventory),
             Ok(Line::Summary(summary)) if self.summary.is_none() => self.summary = Some(summary),
             Ok(Line::Other) => {}
             Ok(line) => self.broken.push(format!("out of place: {line:?}")),

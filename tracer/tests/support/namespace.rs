@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -61,10 +61,12 @@ impl Namespace {
         .expect("enter the network namespace");
     }
 
-    /// Keeps a process inside, so that who looks for namespaces by their processes finds it.
-    pub fn inhabit(&self) -> Inhabitant {
-        let child = self.run(|| Command::new("sleep").arg("600").spawn());
-        Inhabitant(child.expect("start a process in the namespace"))
+    /// Mounts it on a file of its own, where everybody finds it, as `ip netns` does.
+    pub fn mount(&self) -> Mounted {
+        let file = tempfile::NamedTempFile::new().expect("make a file to mount on");
+        let from = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        rustix::mount::mount_bind(&from, file.path()).expect("mount the network namespace");
+        Mounted(file)
     }
 
     /// Runs `ip` with these words inside.
@@ -131,13 +133,14 @@ impl Namespace {
     }
 }
 
-/// A process in a namespace, ended when this is dropped.
-pub struct Inhabitant(Child);
+/// A network namespace's mount, gone when dropped.
+pub struct Mounted(tempfile::NamedTempFile);
 
-impl Drop for Inhabitant {
+impl Drop for Mounted {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        if let Err(error) = rustix::mount::unmount(self.0.path(), UnmountFlags::DETACH) {
+            eprintln!("could not unmount {}: {error}", self.0.path().display());
+        }
     }
 }
 

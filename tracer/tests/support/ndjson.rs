@@ -20,6 +20,8 @@ pub enum Line {
     End(Record),
     /// Events were lost.
     Loss(Loss),
+    /// All namespaces were looked at.
+    Inventory(Inventory),
     /// The last.
     Summary(Summary),
     /// A type that the tests do not know.
@@ -40,6 +42,7 @@ impl Line {
             b"close" => serde_json::from_slice(line).map(Self::Close),
             b"end" => serde_json::from_slice(line).map(Self::End),
             b"loss" => serde_json::from_slice(line).map(Self::Loss),
+            b"inventory" => serde_json::from_slice(line).map(Self::Inventory),
             b"summary" => serde_json::from_slice(line).map(Self::Summary),
             _ => Ok(Self::Other),
         };
@@ -239,12 +242,34 @@ pub struct Loss {
     pub count: u64,
 }
 
+/// An `inventory` line.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Inventory {
+    pub purpose: String,
+    pub namespaces: u64,
+    pub sockets: u64,
+    pub fin_wait2s: u64,
+    pub time_waits: u64,
+    pub cpu_ns: u64,
+    pub skipped: Vec<Skipped>,
+}
+
+/// What was not looked at.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Skipped {
+    pub netns: Option<u32>,
+    pub path: String,
+    pub reason: String,
+}
+
 /// The last line.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Summary {
     pub opened: u64,
     pub closed: u64,
     pub ended: u64,
+    pub open: u64,
+    pub in_time_wait: u64,
     pub shown_open: u64,
     pub shown_in_time_wait: u64,
     pub hits: u64,

@@ -1,0 +1,67 @@
+//! In which context a program runs: whether the current task acts, or was merely interrupted.
+//!
+//! x86 keeps that in a static variable of the processor. Where it lies is told by no symbol that
+//! every kernel shows, so it is found from another static variable of the same processor, to which
+//! the current task leads: the run queue. BTF tells how far apart the two are. Other architectures
+//! keep it in the task. Kernels with PREEMPT_RT do not count softirqs there, and nothing is told.
+
+use aya_ebpf::helpers::generated::bpf_get_current_task_btf;
+use tracer_common::event::flags;
+use tracer_common::layout::ABSENT;
+
+use crate::maps::constant;
+use crate::sock::{load, probe};
+
+/// A softirq is being served. (Softirqs that are merely off count in steps of twice that.)
+const SERVING_SOFTIRQ: u32 = 1 << 8;
+/// HARDIRQ_MASK and NMI_MASK.
+const INTERRUPTS: u32 = 0x00ff_0000;
+
+/// `PF_KTHREAD` of `include/linux/sched.h`, the same from 2.6 to 6.18.
+const PF_KTHREAD: u32 = 0x0020_0000;
+
+/// [`flags::IN_SOFTIRQ`], [`flags::IN_TASK`], or 0 where this cannot be told.
+#[inline(always)]
+pub fn flags() -> u16 {
+    match preempt_count() {
+        Some(count) if count & (SERVING_SOFTIRQ | INTERRUPTS) != 0 => flags::IN_SOFTIRQ,
+        // The kernel's own threads receive segments too (threaded NAPI): nobody acts there.
+        Some(_) if is_kernel_thread() => 0,
+        Some(_) => flags::IN_TASK,
+        None => 0,
+    }
+}
+
+/// Whether the current task is a thread of the kernel's.
+#[inline(always)]
+fn is_kernel_thread() -> bool {
+    // SAFETY: the helper has no preconditions, and its pointer is typed.
+    let task_flags: u32 = unsafe {
+        load(
+            bpf_get_current_task_btf() as *const u8,
+            constant!(OFFSETS.task_flags),
+        )
+    };
+    task_flags & PF_KTHREAD != 0
+}
+
+/// The kernel's `preempt_count()`.
+#[inline(always)]
+fn preempt_count() -> Option<u32> {
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task_btf() } as *const u8;
+    if constant!(OFFSETS.task_preempt_count) != ABSENT {
+        return probe(task as u64 + u64::from(constant!(OFFSETS.task_preempt_count)));
+    }
+    let distance = constant!(RUN_QUEUE_TO_PREEMPT_COUNT);
+    if distance == 0 {
+        return None;
+    }
+    // SAFETY: the verifier follows the typed pointers, and the kernel makes the loads safe. The
+    // loader tells a distance only where it has found both fields.
+    let run_queue: u64 = unsafe {
+        let queue: *const u8 = load(task, constant!(OFFSETS.task_cfs_queue));
+        load(queue, constant!(OFFSETS.cfs_queue_run_queue))
+    };
+    probe(run_queue.wrapping_add_signed(distance.into()))
+}
