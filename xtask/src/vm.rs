@@ -13,6 +13,8 @@ mod machine;
 use std::{
     ffi::OsString,
     fmt::Display,
+    fs,
+    path::PathBuf,
     process::ExitCode,
     sync::{
         Arc,
@@ -20,7 +22,7 @@ use std::{
     },
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use self::{guest::Script, initramfs::Initramfs, machine::Outcome};
@@ -39,6 +41,9 @@ const SKIPPED: [(&str, &str); 3] = [
     ("backlog::", "a load that fills the ring within a second"),
     ("promptness::", "milliseconds, and a processor's idle time"),
 ];
+
+/// Where the unit tests have what `--save-btf` brings out.
+const FIXTURES: &str = "tracer/src/btf/fixtures";
 
 /// What `cargo xtask vm` is asked for.
 #[derive(Debug, clap::Args)]
@@ -101,10 +106,16 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         let image = workspace.setup().join("vm").join("initramfs");
         Initramfs::new(kernel, &binaries, &chosen, &script, &tools)?.write(&image)?;
         say(format_args!("booting Linux {}", kernel.release));
-        let outcome = machine::run(&emulator, kernel, &image, &interrupted)?;
-        if args.save_btf {
-            outcome.save(&workspace.root.join(guest::FIXTURES), &kernel.name)?;
-        }
+        let outcome = if args.save_btf {
+            let files = [kernel.file("saved.btf"), kernel.file("vmlinux.btf")];
+            let outcome = machine::run(&emulator, kernel, &image, &files, &interrupted)?;
+            if outcome.count.failed == 0 {
+                keep(workspace, kernel, &files)?;
+            }
+            outcome
+        } else {
+            machine::run(&emulator, kernel, &image, &[], &interrupted)?
+        };
         sums.push((kernel, outcome, watch.elapsed()));
         if interrupted.load(Ordering::Relaxed) {
             break;
@@ -128,6 +139,21 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// Lays what came out beside the unit tests that hold it.
+fn keep(workspace: &Workspace, kernel: &Kernel, [saved, whole]: &[PathBuf; 2]) -> Result<()> {
+    let fixture = workspace
+        .root
+        .join(FIXTURES)
+        .join(format!("{}.btf", kernel.name));
+    fs::copy(saved, &fixture).with_context(|| format!("failed to write {}", fixture.display()))?;
+    say(format_args!(
+        "saved {}; the whole of it is {}",
+        fixture.display(),
+        whole.display()
+    ));
+    Ok(())
 }
 
 /// The tests that trace run inside; the unit tests of the library only save.

@@ -68,6 +68,11 @@ impl Kernel {
         self.dir.join("vmlinuz")
     }
 
+    /// A file beside it, gone when another kernel of the series is fetched.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
     /// A shell and its tools, without libraries.
     pub fn busybox(&self) -> PathBuf {
         self.dir.join("busybox")

@@ -11,11 +11,8 @@ use crate::{
     test::{Binaries, Binary},
 };
 
-/// Where the unit tests keep what `--save-btf` brings out.
-pub const FIXTURES: &str = "tracer/src/btf/fixtures";
-
 /// Begins every line that is not the tests' own. What follows: `begin NAME`, `end NAME STATUS`,
-/// `skipped NAME: REASON`, `file BASE64`, `over`.
+/// `skipped NAME: REASON`, `over`.
 pub const MARK: &str = "@vm@ ";
 
 /// The file in which tests say that they could not run.
@@ -98,7 +95,8 @@ impl Script {
         Self(script)
     }
 
-    /// Runs the one test that saves the kernel's BTF, and says the file.
+    /// Runs the one test that saves the kernel's BTF cut down; it and the whole go to the second and
+    /// the third serial port.
     pub fn saving_btf(binaries: &Binaries, chosen: &[&Binary]) -> Self {
         let mut script = BEGINNING.to_owned();
         for binary in chosen {
@@ -111,7 +109,11 @@ impl Script {
                 words,
             );
         }
-        script += &format!("base64 -w 0 {SAVED} | sed 's/^/{MARK}file /'\necho\n");
+        // The first serial port is the console.
+        for (number, file) in (1..).zip([SAVED, "/sys/kernel/btf/vmlinux"]) {
+            script += &format!("stty -F /dev/ttyS{number} raw\ncat {file} > /dev/ttyS{number}\n");
+        }
+        script += "sleep 2\n";
         script += END;
         Self(script)
     }

@@ -1,9 +1,8 @@
 //! One run of the emulator: its console read line by line, its end bounded.
 
 use std::{
-    fs,
     io::{BufRead as _, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Stdio},
     sync::{
         atomic::{AtomicBool, Ordering},
@@ -17,7 +16,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{guest::MARK, say};
 use crate::{
-    child::{self, Stopwatch},
+    child::Stopwatch,
     setup::{Emulator, Kernel},
     test::Count,
 };
@@ -37,8 +36,6 @@ pub struct Outcome {
     pub count: Count,
     /// Tests that found they could not run, with their reasons.
     pub skipped: Vec<String>,
-    /// A file that came out, in base64.
-    file: Option<String>,
     /// The binary that is running.
     running: Option<String>,
     /// Tests that failed in it, by its own count.
@@ -46,11 +43,13 @@ pub struct Outcome {
     is_over: bool,
 }
 
-/// Runs it to its end and passes on what the tests say.
+/// Runs it to its end and passes on what the tests say. What comes out of the serial ports after
+/// the console goes to `files`.
 pub fn run(
     emulator: &Emulator,
     kernel: &Kernel,
     initramfs: &Path,
+    files: &[PathBuf],
     interrupted: &AtomicBool,
 ) -> Result<Outcome> {
     let mut command = emulator.command();
@@ -66,6 +65,11 @@ pub fn run(
         .args(["-append", KERNEL_LINE])
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
+    for file in files {
+        command
+            .arg("-serial")
+            .arg(format!("file:{}", file.display()));
+    }
     let mut machine = Machine(
         command
             .spawn()
@@ -147,7 +151,6 @@ impl Outcome {
                 self.running = None;
             }
             ("skipped", reason) => self.skipped.push(reason.to_owned()),
-            ("file", contents) => self.file = Some(contents.to_owned()),
             ("over", _) => self.is_over = true,
             _ => println!("{line}"),
         }
@@ -163,29 +166,6 @@ impl Outcome {
         }
         let skips = u64::try_from(self.skipped.len()).unwrap_or(u64::MAX);
         self.count = self.count.with_skips(skips);
-    }
-
-    /// Writes the file that came out to `directory`.
-    pub fn save(&self, directory: &Path, kernel: &str) -> Result<()> {
-        let Some(file) = self.file.as_deref().filter(|_| self.count.failed == 0) else {
-            bail!("Linux {kernel} has saved nothing");
-        };
-        let to = directory.join(format!("{kernel}.btf"));
-        fs::create_dir_all(directory)
-            .with_context(|| format!("failed to make {}", directory.display()))?;
-        let encoded = to.with_extension("base64");
-        fs::write(&encoded, file)
-            .with_context(|| format!("failed to write {}", encoded.display()))?;
-        let decoded = child::command("base64").arg("-d").arg(&encoded).output();
-        fs::remove_file(&encoded)?;
-        let decoded = decoded.context("failed to start base64")?;
-        if !decoded.status.success() {
-            bail!("what came out of Linux {kernel} is no base64");
-        }
-        fs::write(&to, decoded.stdout)
-            .with_context(|| format!("failed to write {}", to.display()))?;
-        say(format_args!("saved {}", to.display()));
-        Ok(())
     }
 }
 
@@ -222,6 +202,5 @@ mod tests {
         assert_eq!(killed.count.failed, 1);
         let panicked = heard(&["@vm@ begin live", "Kernel panic - not syncing"]);
         assert_eq!(panicked.count.failed, 1);
-        assert!(panicked.save(Path::new("/nowhere"), "6.1").is_err());
     }
 }
