@@ -31,6 +31,10 @@ impl Engine {
             self.on_move(id, event, shown);
             return;
         }
+        if let Some(id) = self.revived(event) {
+            self.on_move(id, event, shown);
+            return;
+        }
         if self.is_told(event) {
             return;
         }
@@ -61,6 +65,28 @@ impl Engine {
                 self.on_entered(id);
             }
         }
+    }
+
+    /// The minisocket of a start that was taken for dead and was only moved on the wheel: the
+    /// processor was taken away between the two.
+    fn revived(&mut self, event: &Event) -> Option<Id> {
+        if event.socket.cookie == 0 || self.full_socket_of(event).is_some() {
+            return None;
+        }
+        let id = self.find_minisocket(event, |mini| matches!(mini.life, Life::Killed(_)))?;
+        if self.table.connection(id)?.cookie != event.socket.cookie {
+            return None;
+        }
+        let minisocket = self.minisocket_mut(id)?;
+        let Life::Killed(cancel) = minisocket.life else {
+            return None;
+        };
+        minisocket.counted = minisocket.entry.is_some();
+        self.totals.in_time_wait += u64::from(minisocket.counted);
+        self.totals.minisockets += 1;
+        self.totals.minisockets_killed -= 1;
+        self.set_life(id, Life::Cancelled(cancel));
+        Some(id)
     }
 
     pub(super) fn on_timer_cancel(&mut self, event: &Event, shown: &stream::Minisocket) {
@@ -232,18 +258,20 @@ impl Engine {
         } else if cancel.reset {
             Some(How::Reset)
         } else if !in_time_wait {
-            // FIN_WAIT2 is never taken over.
-            Some(if cancel.data || reset_sent {
+            let how = if cancel.data || reset_sent {
                 How::Data
             } else {
                 self.without_successor(&cancel)
-            })
+            };
+            (how != How::Unknown).then_some(how)
         } else {
             None
         };
         match how {
             Some(how) => self.end_killed(id, &cancel, how),
-            None => self.seek_successor(id, &cancel),
+            None if in_time_wait => self.seek_successor(id, &cancel),
+            // FIN_WAIT2 is never taken over, but this one may prove to be alive.
+            None => self.timers.await_reuse(cancel.at, id),
         }
     }
 
