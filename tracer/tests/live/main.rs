@@ -20,6 +20,7 @@ mod account;
 mod drivers;
 
 mod backlog;
+mod both_ways;
 mod client_first;
 mod close_order;
 mod command_line;

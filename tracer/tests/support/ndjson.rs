@@ -60,12 +60,17 @@ pub struct Meta {
 }
 
 impl Meta {
+    /// The state of the program of this name.
+    pub fn state(&self, program: &str) -> String {
+        let mut probes = self.probes.as_array().into_iter().flatten();
+        let probe = probes.find(|probe| probe["name"] == program);
+        let state = probe.and_then(|probe| probe["state"].as_str());
+        state.unwrap_or("absent").to_owned()
+    }
+
     /// Whether the program of this name is attached.
     pub fn has(&self, program: &str) -> bool {
-        let probes = self.probes.as_array().into_iter().flatten();
-        probes
-            .filter(|probe| probe["name"] == program)
-            .any(|probe| probe["state"] == "attached")
+        self.state(program) == "attached"
     }
 
     /// Whether FIN_WAIT2 → TIME_WAIT is seen as it happens: by the segment that brings it (Linux

@@ -10,7 +10,8 @@ const FRACTION: u64 = 50;
 /// How much wider bounds are.
 const FACTOR: u32 = 10;
 
-fn is_slow() -> bool {
+/// Whether the processors are emulated.
+pub fn is_slow() -> bool {
     env::var_os("TRACER_TEST_SLOW").is_some_and(|value| value == "1")
 }
 
