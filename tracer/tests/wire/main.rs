@@ -1,0 +1,176 @@
+//! A scripted TCP peer: real sockets of the kernel on one end of a TUN device, the scripts of
+//! `scripts/` on the other, and the program's word held to what they say.
+//!
+//! A peer of our own can do what no other kernel would: fall silent, lose an ACK, send a FIN again,
+//! send late. `script.rs` has the language. They need root and skip without it.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the tests are the outside world: they hold the tracer to clocks of their own"
+)]
+
+#[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "shared with tests that need more of it")]
+mod support;
+use support::{gate, kernel, lines, namespace, ndjson, sock_diag, tracer, witness};
+
+mod expect;
+mod local;
+mod peer;
+mod run;
+mod script;
+mod segment;
+mod talk;
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use expect::Records;
+use peer::{Family, Wire};
+use run::{Play, World};
+use script::Script;
+use tracer::Tracer;
+
+/// How long records may take once the last script is over.
+const SETTLED: Duration = Duration::from_secs(5);
+
+#[test]
+fn every_script_that_needs_no_long_timer_is_told_as_it_was() {
+    play_all(&|script| !script.is_slow());
+}
+
+#[test]
+fn every_script_that_waits_for_long_timers_is_told_as_it_was() {
+    play_all(&Script::is_slow);
+}
+
+fn scripts() -> Vec<Script> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wire/scripts");
+    Script::all(&directory)
+}
+
+/// Plays the chosen scripts at the same time. Those that lacked events which the machine hides are
+/// played anew, and they alone.
+fn play_all(chosen: &dyn Fn(&Script) -> bool) {
+    let wanted = std::env::var("WIRE").ok();
+    let scripts: Vec<Script> = scripts()
+        .into_iter()
+        .filter(chosen)
+        .filter(|script| {
+            wanted
+                .as_ref()
+                .is_none_or(|part| script.name.contains(part))
+        })
+        .collect();
+    let left: RefCell<Vec<(&Script, Family)>> = RefCell::new(
+        scripts
+            .iter()
+            .flat_map(|script| script.families.iter().map(move |family| (script, *family)))
+            .collect(),
+    );
+    gate::quiet(|| {
+        if !Wire::is_possible() {
+            println!("skipped: this kernel has no TUN devices (/dev/net/tun)");
+            return;
+        }
+        let playing = left.take();
+        let (failed, problems) = play(&playing);
+        let count = playing.len();
+        left.replace(failed);
+        assert!(
+            problems.is_empty(),
+            "{} of {count} scripts are told otherwise than they were:\n{}",
+            left.borrow().len(),
+            problems.join("\n")
+        );
+    });
+}
+
+/// Plays them, and returns those that failed and why.
+fn play<'a>(scripts: &[(&'a Script, Family)]) -> (Vec<(&'a Script, Family)>, Vec<String>) {
+    let mut possible: Vec<(&Script, Family)> = Vec::new();
+    for (script, family) in scripts {
+        match World::lacks(script) {
+            Some(reason) => println!("skipped: {}: {reason}", script.name),
+            None => possible.push((script, *family)),
+        }
+    }
+    let (own, shared): (Vec<_>, Vec<_>) = possible
+        .into_iter()
+        .partition(|(script, _)| script.has_own_namespace());
+    let mut worlds = vec![shared];
+    worlds.extend(own.into_iter().map(|script| vec![script]));
+
+    let tracer = Tracer::watch("");
+    let began = Instant::now();
+    // What is left in a world is purged with it, which must not be seen before the tracer ends.
+    let mut kept = Vec::new();
+    let mut played: Vec<(Play<'_>, u32)> = Vec::new();
+    thread::scope(|scope| {
+        let worlds: Vec<_> = worlds
+            .iter()
+            .map(|scripts| scope.spawn(|| play_in_one_world(scripts)))
+            .collect();
+        for world in worlds {
+            let (world, plays) = world.join().expect("a world is played to its end");
+            let netns = world.namespace.inode;
+            played.extend(plays.into_iter().map(|play| (play, netns)));
+            let deletes = |(play, _): &(Play<'_>, u32)| play.script.deletes_namespace;
+            if played.last().is_some_and(deletes) {
+                drop(world);
+            } else {
+                kept.push(world);
+            }
+        }
+    });
+    println!("{} scripts took {:.1?}", played.len(), began.elapsed());
+
+    let deadline = Instant::now() + SETTLED;
+    let is_wrong = |lines: &lines::Lines, played: &[(Play<'_>, u32)]| {
+        let records = Records::of(lines);
+        played
+            .iter()
+            .any(|(play, netns)| !expect::problems(play, *netns, &records).is_empty())
+    };
+    // A failure takes the whole of it.
+    while tracer.look(|lines| is_wrong(lines, &played)) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(20));
+    }
+    let finished = tracer.stop();
+    drop(kept);
+    finished.assert_account();
+    let records = Records::of(&finished.lines);
+    let (mut failed, mut problems) = (Vec::new(), Vec::new());
+    for (play, netns) in &mut played {
+        let mut wrong: Vec<String> = play.failure.take().into_iter().collect();
+        wrong.extend(expect::problems(play, *netns, &records));
+        if !wrong.is_empty() {
+            failed.push((play.script, play.family));
+            problems.push(wrong.join("\n  "));
+        }
+    }
+    (failed, problems)
+}
+
+/// Plays scripts in a namespace of their own.
+fn play_in_one_world<'a>(scripts: &[(&'a Script, Family)]) -> (World, Vec<Play<'a>>) {
+    let sysctls = match scripts {
+        [(script, _)] => &script.sysctls[..],
+        _ => &[],
+    };
+    let mut world = World::new(sysctls);
+    let mut plays: Vec<Play<'a>> = scripts
+        .iter()
+        .map(|(script, family)| Play::new(script, *family, world.host()))
+        .collect();
+    thread::scope(|scope| {
+        let player = scope.spawn(|| {
+            world.namespace.enter();
+            world.play(&mut plays, |_| 0);
+            (world, plays)
+        });
+        player.join().expect("the scripts are played to their ends")
+    })
+}
