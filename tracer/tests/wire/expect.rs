@@ -52,7 +52,7 @@ impl<'a> Records<'a> {
         let sorted = |records: &mut dyn Iterator<Item = &'a Record>| {
             let mut sorted: HashMap<Key, Vec<&Record>> = HashMap::new();
             for record in records {
-                let key = (record.netns, record.local, record.peer);
+                let key = (record.netns, known(record.local), record.peer);
                 sorted.entry(key).or_default().push(record);
             }
             sorted
@@ -179,9 +179,9 @@ fn field(record: &Record, name: &str) -> Option<String> {
         "time_wait.entered_from" => wait?.entered_from.clone(),
         "time_wait.entry_precision" => Some(wait?.entry_precision.clone()),
         "time_wait.exit" => wait?.exit.clone(),
-        "time_wait.fin_retransmits" => Some(wait?.fin_retransmits.to_string()),
+        "time_wait.fin_retransmits" => wait?.fin_retransmits.map(|count| count.to_string()),
         "time_wait.late" => Some(wait?.late.to_string()),
-        "time_wait.old_duplicates" => Some(wait?.old_duplicates.to_string()),
+        "time_wait.old_duplicates" => wait?.old_duplicates.map(|count| count.to_string()),
         "time_wait.refreshes" => Some(wait?.refreshes.to_string()),
         "time_wait_skipped" => record.time_wait_skipped.clone(),
         other => unreachable!("{other} is not among the fields"),
@@ -241,6 +241,14 @@ pub fn problems(play: &Play<'_>, netns: u32, records: &Records<'_>) -> Vec<Strin
         }
     }
     problems
+}
+
+/// An end without a port is known by nothing else.
+fn known(end: Endpoint) -> Endpoint {
+    Endpoint {
+        address: end.address.filter(|_| end.port.is_some()),
+        ..end
+    }
 }
 
 fn key(play: &Play<'_>, netns: u32, who: Option<usize>) -> Key {

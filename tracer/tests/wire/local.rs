@@ -110,6 +110,10 @@ impl Sockets {
             Act::Listen => {
                 let socket = self.make(local)?;
                 socket.set_reuse_address(true)?;
+                // Its address is routed to this host, but no device has it.
+                if local.is_ipv6() {
+                    socket.set_freebind_v6(true)?;
+                }
                 socket.bind(&local.into())?;
                 socket.listen(8)?;
                 self.listener = Some(socket);

@@ -15,6 +15,7 @@ mod support;
 use support::{gate, kernel, lines, namespace, ndjson, sock_diag, tracer, witness};
 
 mod expect;
+mod interleaved;
 mod local;
 mod peer;
 mod run;
@@ -103,7 +104,7 @@ fn play<'a>(scripts: &[(&'a Script, Family)]) -> (Vec<(&'a Script, Family)>, Vec
     let mut worlds = vec![shared];
     worlds.extend(own.into_iter().map(|script| vec![script]));
 
-    let tracer = Tracer::watch("");
+    let tracer = Tracer::watch(&tracer::ports(&run::ports()));
     let began = Instant::now();
     // What is left in a world is purged with it, which must not be seen before the tracer ends.
     let mut kept = Vec::new();
@@ -127,31 +128,49 @@ fn play<'a>(scripts: &[(&'a Script, Family)]) -> (Vec<(&'a Script, Family)>, Vec
     });
     println!("{} scripts took {:.1?}", played.len(), began.elapsed());
 
-    let deadline = Instant::now() + SETTLED;
-    let is_wrong = |lines: &lines::Lines, played: &[(Play<'_>, u32)]| {
-        let records = Records::of(lines);
-        played
-            .iter()
-            .any(|(play, netns)| !expect::problems(play, *netns, &records).is_empty())
-    };
-    // A failure takes the whole of it.
-    while tracer.look(|lines| is_wrong(lines, &played)) && Instant::now() < deadline {
-        thread::sleep(Duration::from_millis(20));
-    }
-    let finished = tracer.stop();
+    let (finished, wrong) = hold_to_records(tracer, &mut played);
     drop(kept);
     finished.assert_account();
-    let records = Records::of(&finished.lines);
-    let (mut failed, mut problems) = (Vec::new(), Vec::new());
-    for (play, netns) in &mut played {
-        let mut wrong: Vec<String> = play.failure.take().into_iter().collect();
-        wrong.extend(expect::problems(play, *netns, &records));
-        if !wrong.is_empty() {
-            failed.push((play.script, play.family));
-            problems.push(wrong.join("\n  "));
-        }
+    let failed = wrong.iter().map(|(index, _)| &played[*index].0);
+    let failed = failed.map(|play| (play.script, play.family)).collect();
+    (failed, wrong.into_iter().map(|(_, why)| why).collect())
+}
+
+/// Gives the tracer a while to print what is due, ends it, and says which scripts it told
+/// otherwise than they were: by index.
+fn hold_to_records(
+    tracer: Tracer,
+    played: &mut [(Play<'_>, u32)],
+) -> (lines::Finished, Vec<(usize, String)>) {
+    let wrong = |lines: &lines::Lines, played: &[(Play<'_>, u32)]| {
+        let records = Records::of(lines);
+        let problems = played.iter().enumerate().map(|(index, (play, netns))| {
+            let said = expect::problems(play, *netns, &records);
+            (index, said)
+        });
+        let wrong: Vec<_> = problems.filter(|(_, said)| !said.is_empty()).collect();
+        wrong
+    };
+    let deadline = Instant::now() + SETTLED;
+    while tracer.look(|lines| !wrong(lines, played).is_empty()) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(100));
     }
-    (failed, problems)
+    let finished = tracer.stop();
+    let mut said: Vec<Vec<String>> = vec![Vec::new(); played.len()];
+    for (index, problems) in wrong(&finished.lines, played) {
+        said[index] = problems;
+    }
+    for (said, (play, _)) in said.iter_mut().zip(played) {
+        said.splice(0..0, play.failure.take());
+    }
+    let wrong = said.into_iter().enumerate();
+    let wrong = wrong.filter(|(_, said)| !said.is_empty());
+    (
+        finished,
+        wrong
+            .map(|(index, said)| (index, said.join("\n  ")))
+            .collect(),
+    )
 }
 
 /// Plays scripts in a namespace of their own.

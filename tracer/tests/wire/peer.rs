@@ -31,6 +31,15 @@ impl Family {
         }
     }
 
+    /// Where the listener of the script with this number is, at the kernel's end too.
+    pub fn listener(self, number: u16) -> IpAddr {
+        let [high, low] = number.to_be_bytes();
+        match self {
+            Self::V4 => Ipv4Addr::new(10, 98, high, low).into(),
+            Self::V6 => Ipv6Addr::new(0xfd98, 0, 0, 0, 0, 0, 1, number).into(),
+        }
+    }
+
     /// The host of the script with this number.
     pub fn peer(self, number: u16) -> IpAddr {
         let [high, low] = number.to_be_bytes();
@@ -66,6 +75,8 @@ impl Wire {
         namespace.ip("address add 10.99.0.1/16 dev wire");
         namespace.ip("address add fd99::1/64 dev wire nodad");
         namespace.ip("link set wire up");
+        namespace.ip("route add local 10.98.0.0/16 dev lo");
+        namespace.ip("-6 route add local fd98::/64 dev lo");
         Self {
             device,
             inboxes: HashMap::new(),

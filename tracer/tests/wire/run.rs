@@ -6,16 +6,23 @@ use std::time::{Duration, Instant};
 use crate::local::{Act, BindTo, Outcome, Sockets};
 use crate::namespace::Namespace;
 use crate::peer::{Family, Wire};
-use crate::script::{Need, Script, Step, What};
+use crate::script::{Need, Script, Step, Sysctl, What};
 use crate::sock_diag::SockDiag;
 use crate::talk::Talk;
 
 /// Ports of peers: this one and the next for a script's connections.
-const PEER_PORT: u16 = 7_000;
-/// Ports of listeners: below those that connect() takes, above those of well-known services.
-const LISTENERS: std::ops::Range<u16> = 20_000..32_000;
+const PEER_PORT: u16 = 17_000;
+/// How many connections a script may have.
+const CONNECTIONS: u16 = 4;
+/// The port of every listener: each has an address of its own.
+const LISTENER_PORT: u16 = PEER_PORT + CONNECTIONS;
 /// How often the kernel is asked for what does not show on the wire.
 const ASK_AGAIN: Duration = Duration::from_millis(2);
+
+/// The ports of which every connection of every script has one, at one end or the other.
+pub fn ports() -> Vec<u16> {
+    (PEER_PORT..=LISTENER_PORT).collect()
+}
 
 /// A namespace, its wire, and the scripts that have been played on it.
 pub struct World {
@@ -28,7 +35,7 @@ pub struct World {
 
 impl World {
     /// Makes one with these settings.
-    pub fn new(sysctls: &[(String, String)]) -> Self {
+    pub fn new(sysctls: &[Sysctl]) -> Self {
         let namespace = Namespace::new();
         let wire = Wire::new(&namespace);
         // Every segment that is out of place is answered, and there is room for every TIME_WAIT.
@@ -38,8 +45,14 @@ impl World {
         ] {
             namespace.sysctl(&format!("net.ipv4.{name}"), value);
         }
-        for (name, value) in sysctls {
-            namespace.sysctl(name, value);
+        for Sysctl {
+            name,
+            value,
+            is_needed,
+        } in sysctls
+        {
+            let set = namespace.try_sysctl(name, value);
+            assert!(set || !is_needed, "{name} = {value} was refused");
         }
         let diag = SockDiag::new(&namespace);
         Self {
@@ -59,7 +72,7 @@ impl World {
     /// Why a script cannot be played on this kernel, if so.
     pub fn lacks(script: &Script) -> Option<String> {
         let bare = Namespace::new();
-        for (name, _) in &script.sysctls {
+        for Sysctl { name, .. } in script.sysctls.iter().filter(|sysctl| sysctl.is_needed) {
             let path = format!("/proc/sys/{}", name.replace('.', "/"));
             if !bare.run(|| std::path::Path::new(&path).exists()) {
                 return Some(format!("this kernel has no {name}"));
@@ -132,6 +145,8 @@ pub struct Play<'a> {
     next: usize,
     /// When the next step was first tried.
     began: Option<Instant>,
+    /// What is there instead of what is waited for.
+    seen: String,
     heeds: bool,
     last_packet: Option<Vec<u8>>,
     transcript: Vec<String>,
@@ -141,7 +156,7 @@ impl<'a> Play<'a> {
     /// Sets it up for the host with this number.
     pub fn new(script: &'a Script, family: Family, number: u16) -> Self {
         let host = family.peer(number);
-        let listener = LISTENERS.start + number % (LISTENERS.end - LISTENERS.start);
+        assert!(script.connections.len() <= usize::from(CONNECTIONS));
         let talks = (0..).zip(&script.connections).map(|(index, _)| {
             // Any start will do; this one brings the numbers near their end now and then.
             let first = u32::from(number).wrapping_mul(0x9e37_79b9) ^ (index << 28);
@@ -151,12 +166,13 @@ impl<'a> Play<'a> {
             script,
             family,
             talks: talks.collect(),
-            listener: SocketAddr::new(family.local(), listener),
+            listener: SocketAddr::new(family.listener(number), LISTENER_PORT),
             failure: None,
             host,
             sockets: Sockets::new(script.connections.len()),
             next: 0,
             began: None,
+            seen: String::new(),
             heeds: true,
             last_packet: None,
             transcript: Vec::new(),
@@ -177,10 +193,12 @@ impl<'a> Play<'a> {
             Ok(None) => {
                 self.next += 1;
                 self.began = None;
+                self.seen.clear();
                 Progress::Stepped
             }
             Ok(Some(_)) if now >= began + step.patience => {
-                self.fail(Some(step), "it did not come to that");
+                let problem = format!("it did not come to that: {}", self.seen);
+                self.fail(Some(step), &problem);
                 self.end()
             }
             Ok(Some(again)) => Progress::Blocked((now + again).min(began + step.patience)),
@@ -226,7 +244,11 @@ impl<'a> Play<'a> {
             What::Holds(expected) => {
                 let (local, peer) = self.tuple(who)?;
                 let holder = world.diag.holder(local, peer);
-                Ok((holder != *expected).then_some(ASK_AGAIN))
+                if holder == *expected {
+                    return Ok(None);
+                }
+                self.seen = format!("{holder:?} holds the tuple");
+                Ok(Some(ASK_AGAIN))
             }
             What::Destroy => {
                 let (local, peer) = self.tuple(who)?;

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! family ipv4 ipv6                      it is played in each; nothing said is ipv4
-//! sysctl NAME = VALUE                   in a namespace of the script's own
+//! sysctl NAME = VALUE                   in a namespace of the script's own; skipped without it
+//! sysctl? NAME = VALUE                  the same where the kernel has it
 //! needs mptcp | destroy                 it is skipped on a kernel without
 //!
 //! [WHO:] > SYN ACK [seq=] [ack=] [data=] [again]     the kernel sends it
@@ -54,13 +55,22 @@ pub struct Script {
     /// The file's name: a sentence.
     pub name: String,
     pub families: Vec<Family>,
-    pub sysctls: Vec<(String, String)>,
+    pub sysctls: Vec<Sysctl>,
     pub needs: Vec<Need>,
     /// The names of its connections; there is one at least.
     pub connections: Vec<String>,
     pub steps: Vec<Step>,
     pub deletes_namespace: bool,
     pub expectations: Vec<Expectation>,
+}
+
+/// A setting of the script's own namespace.
+#[derive(Clone, Debug)]
+pub struct Sysctl {
+    pub name: String,
+    pub value: String,
+    /// The script says nothing without it.
+    pub is_needed: bool,
 }
 
 /// What not every kernel has.
@@ -233,8 +243,12 @@ impl Script {
                 }
                 return Ok(());
             }
-            ["sysctl", name, "=", ref value @ ..] if !value.is_empty() => {
-                self.sysctls.push((name.to_owned(), value.join(" ")));
+            [keyword @ ("sysctl" | "sysctl?"), name, "=", ref value @ ..] if !value.is_empty() => {
+                self.sysctls.push(Sysctl {
+                    name: name.to_owned(),
+                    value: value.join(" "),
+                    is_needed: keyword == "sysctl",
+                });
                 return Ok(());
             }
             ["needs", ref what @ ..] => {
