@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use tracer_common::tcp::TcpState;
+
 use crate::kernel::HostSetting;
 
 /// An act of the application on one of its sockets.
@@ -23,6 +25,8 @@ pub enum Act {
         to: Option<usize>,
         error: Option<String>,
     },
+    /// Connects with the socket of another connection, whose own is over.
+    Reconnect(usize),
     Listen,
     Accept,
     Write(usize),
@@ -30,7 +34,8 @@ pub enum Act {
     Read(usize),
     /// Reads to the peer's FIN.
     ReadEnd,
-    /// Waits until the socket has this error, and takes it.
+    /// Waits until the socket is in CLOSE, and takes this error from it. Who took it before would
+    /// race the kernel, which sets the error first: the tracer would find none at CLOSE.
     Error(String),
     Shutdown(Shutdown),
     Set(Setting),
@@ -137,6 +142,14 @@ impl Sockets {
                 socket.set_reuse_address(true)?;
                 socket.bind(&local.into())?;
             }
+            Act::Reconnect(other) => {
+                self.connections[index] = self.connections[*other].take();
+                let again = Act::Connect {
+                    to: None,
+                    error: None,
+                };
+                return self.act(index, &again, local, target);
+            }
             Act::Connect { error, .. } => {
                 let socket = self.made(index, local)?;
                 let in_progress = rustix::io::Errno::INPROGRESS.raw_os_error();
@@ -170,10 +183,13 @@ impl Sockets {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Outcome::Later),
                 Err(error) => return Err(error),
             },
-            Act::Error(expected) => match held(&self.connections[index])?.take_error()? {
-                None => return Ok(Outcome::Later),
-                said => same_error(said, Some(expected))?,
-            },
+            Act::Error(expected) => {
+                let socket = held(&self.connections[index])?;
+                if !is_closed(socket)? {
+                    return Ok(Outcome::Later);
+                }
+                same_error(socket.take_error()?, Some(expected))?;
+            }
             Act::Shutdown(how) => held(&self.connections[index])?.shutdown(*how)?,
             Act::Set(setting) => set(self.made(index, local)?, setting, local.is_ipv4())?,
             Act::Disconnect => rustix::net::connect_unspec(held(&self.connections[index])?)?,
@@ -266,6 +282,27 @@ fn set(socket: &Socket, setting: &Setting, ipv4: bool) -> io::Result<()> {
         Setting::ReceiveErrors if ipv4 => option(socket, libc::IPPROTO_IP, libc::IP_RECVERR, 1),
         Setting::ReceiveErrors => option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1),
     }
+}
+
+/// Whether a socket is in CLOSE. The state is there after its tracepoint.
+fn is_closed(socket: &Socket) -> io::Result<bool> {
+    // tcp_info begins with the state.
+    let mut state = 0_u8;
+    let mut length: libc::socklen_t = 1;
+    // SAFETY: the kernel writes at most `length` bytes at `state`; both live until the call returns.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut state).cast(),
+            &raw mut length,
+        )
+    };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(TcpState::from_number(state) == Some(TcpState::Close))
 }
 
 /// Sets an option that no crate of ours has.

@@ -175,11 +175,11 @@ fn hold_to_records(
 
 /// Plays scripts in a namespace of their own.
 fn play_in_one_world<'a>(scripts: &[(&'a Script, Family)]) -> (World, Vec<Play<'a>>) {
-    let sysctls = match scripts {
-        [(script, _)] => &script.sysctls[..],
-        _ => &[],
-    };
-    let mut world = World::new(sysctls);
+    let own = scripts
+        .iter()
+        .map(|(script, _)| *script)
+        .find(|script| script.has_own_namespace());
+    let mut world = World::new(own);
     let mut plays: Vec<Play<'a>> = scripts
         .iter()
         .map(|(script, family)| Play::new(script, *family, world.host()))

@@ -7,6 +7,7 @@ use crate::local::{Act, BindTo, Outcome, Sockets};
 use crate::namespace::Namespace;
 use crate::peer::{Family, Wire};
 use crate::script::{Need, Script, Step, Sysctl, What};
+use crate::segment::Segment;
 use crate::sock_diag::SockDiag;
 use crate::talk::Talk;
 
@@ -16,8 +17,10 @@ const PEER_PORT: u16 = 17_000;
 const CONNECTIONS: u16 = 4;
 /// The port of every listener: each has an address of its own.
 const LISTENER_PORT: u16 = PEER_PORT + CONNECTIONS;
-/// How often the kernel is asked for what does not show on the wire.
-const ASK_AGAIN: Duration = Duration::from_millis(2);
+/// How often the kernel is asked for what does not show on the wire: by this part of the time that
+/// was waited for it already, within these bounds.
+const ASK_AGAIN: u32 = 8;
+const ASK_AGAIN_WITHIN: [Duration; 2] = [Duration::from_micros(200), Duration::from_millis(50)];
 
 /// The ports of which every connection of every script has one, at one end or the other.
 pub fn ports() -> Vec<u16> {
@@ -34,8 +37,8 @@ pub struct World {
 }
 
 impl World {
-    /// Makes one with these settings.
-    pub fn new(sysctls: &[Sysctl]) -> Self {
+    /// Makes one with the settings of a script, or of none.
+    pub fn new(script: Option<&Script>) -> Self {
         let namespace = Namespace::new();
         let wire = Wire::new(&namespace);
         // Every segment that is out of place is answered, and there is room for every TIME_WAIT.
@@ -49,10 +52,13 @@ impl World {
             name,
             value,
             is_needed,
-        } in sysctls
+        } in script.map_or(&[][..], |script| &script.sysctls)
         {
             let set = namespace.try_sysctl(name, value);
             assert!(set || !is_needed, "{name} = {value} was refused");
+        }
+        for words in script.map_or(&[][..], |script| &script.ip) {
+            namespace.ip(words);
         }
         let diag = SockDiag::new(&namespace);
         Self {
@@ -76,6 +82,11 @@ impl World {
             let path = format!("/proc/sys/{}", name.replace('.', "/"));
             if !bare.run(|| std::path::Path::new(&path).exists()) {
                 return Some(format!("this kernel has no {name}"));
+            }
+        }
+        for words in &script.ip {
+            if let Err(reason) = bare.try_command("ip", words) {
+                return Some(reason);
             }
         }
         let nobody = SocketAddr::new(Family::V4.local(), 1);
@@ -240,7 +251,7 @@ impl<'a> Play<'a> {
                 world.wire.send(&error.about(about));
                 Ok(None)
             }
-            What::Local(act) => self.act(who, act),
+            What::Local(act) => Ok(self.act(who, act)?.then_some(ask_again(waited))),
             What::Holds(expected) => {
                 let (local, peer) = self.tuple(who)?;
                 let holder = world.diag.holder(local, peer);
@@ -248,7 +259,12 @@ impl<'a> Play<'a> {
                     return Ok(None);
                 }
                 self.seen = format!("{holder:?} holds the tuple");
-                Ok(Some(ASK_AGAIN))
+                Ok(Some(ask_again(waited)))
+            }
+            What::Port(port) => {
+                let local = SocketAddr::new(self.family.local(), *port);
+                self.talks[who].local = Some(local);
+                Ok(None)
             }
             What::Destroy => {
                 let (local, peer) = self.tuple(who)?;
@@ -277,7 +293,7 @@ impl<'a> Play<'a> {
         let talk = &mut self.talks[step.who];
         let (peer, local) = (talk.peer, talk.local);
         loop {
-            let mine = |segment: &crate::segment::Segment| {
+            let mine = |segment: &Segment| {
                 segment.to == peer && local.is_none_or(|local| local == segment.from)
             };
             let Some(packet) = world.wire.take(self.host, mine) else {
@@ -290,13 +306,14 @@ impl<'a> Play<'a> {
                     self.last_packet = Some(packet.bytes);
                     return Ok(None);
                 }
-                Err(_) if talk.is_repeat(&segment) => {}
+                Err(_) if talk.passes_over(&segment) => {}
                 Err(problem) => return Err(format!("the kernel sent something else: {problem}")),
             }
         }
     }
 
-    fn act(&mut self, who: usize, act: &Act) -> Result<Option<Duration>, String> {
+    /// Whether the act is not possible yet.
+    fn act(&mut self, who: usize, act: &Act) -> Result<bool, String> {
         let any = SocketAddr::new(self.family.local(), 0);
         let local = match act {
             Act::Listen => self.listener,
@@ -313,15 +330,15 @@ impl<'a> Play<'a> {
             self.talks[who].peer = self.talks[*other].peer;
         }
         let outcome = self.sockets.act(who, act, local, self.talks[who].peer);
-        if let (Act::Connect { .. } | Act::Bind(_), Some(socket)) =
+        if let (Act::Connect { .. } | Act::Reconnect(_) | Act::Bind(_), Some(socket)) =
             (act, self.sockets.connections[who].as_ref())
         {
             let bound = socket.local_addr().ok().and_then(|bound| bound.as_socket());
             self.talks[who].local = bound.filter(|bound| bound.port() != 0);
         }
         match outcome {
-            Ok(Outcome::Done) => Ok(None),
-            Ok(Outcome::Later) => Ok(Some(ASK_AGAIN)),
+            Ok(Outcome::Done) => Ok(false),
+            Ok(Outcome::Later) => Ok(true),
             Err(error) => Err(error.to_string()),
         }
     }
@@ -334,13 +351,13 @@ impl<'a> Play<'a> {
 
     /// The kernel has sent nothing that no step has looked at.
     fn nothing_new(&mut self, world: &mut World, who: Option<usize>) -> Result<(), String> {
-        for (index, talk) in self.talks.iter().enumerate() {
+        for (index, talk) in self.talks.iter_mut().enumerate() {
             if !self.heeds || who.is_some_and(|who| who != index) {
                 continue;
             }
-            let mine = |segment: &crate::segment::Segment| segment.to == talk.peer;
-            while let Some(packet) = world.wire.take(self.host, mine) {
-                if !talk.is_repeat(&packet.segment) {
+            let peer = talk.peer;
+            while let Some(packet) = world.wire.take(self.host, |segment| segment.to == peer) {
+                if !talk.passes_over(&packet.segment) {
                     let shown = talk.describe(&packet.segment, true);
                     return Err(format!("the kernel sent {shown}"));
                 }
@@ -358,4 +375,9 @@ impl<'a> Play<'a> {
             self.transcript.join("\n    "),
         ));
     }
+}
+
+fn ask_again(waited: Duration) -> Duration {
+    let [least, most] = ASK_AGAIN_WITHIN;
+    (waited / ASK_AGAIN).clamp(least, most)
 }

@@ -5,16 +5,18 @@
 //! family ipv4 ipv6                      it is played in each; nothing said is ipv4
 //! sysctl NAME = VALUE                   in a namespace of the script's own; skipped without it
 //! sysctl? NAME = VALUE                  the same where the kernel has it
+//! ip WORDS                              `ip` does this there; skipped where it cannot
 //! needs mptcp | destroy                 it is skipped on a kernel without
 //!
 //! [WHO:] > SYN ACK [seq=] [ack=] [data=] [again]     the kernel sends it
 //! [WHO:] < SYN [seq=] [ack=] [data=] [win=] [ts] [clock=] [again]    the peer sends it
 //! [WHO:] < ICMP host_unreachable | port_unreachable | prohibited     about the kernel's last segment
-//! [WHO:] local connect [to WHO] [error=ERRNO] | listen | accept | bind PORT | bind like WHO
+//! [WHO:] local connect [to WHO] [error=ERRNO] | reconnect WHO | listen | accept | bind PORT | bind like WHO
 //! [WHO:] local write N | read N | read end | error ERRNO | shutdown rd|wr|both | close | disconnect
 //! [WHO:] local linger N | linger2 N | user_timeout MS | keepalive IDLE INTERVAL PROBES
 //! [WHO:] local repair | recverr | quickack | mptcp | listener close | close under SYSCTL=VALUE
 //! [WHO:] holds STATE | minisocket STATE | nothing     sock_diag says so of the tuple
+//! [WHO:] port PORT                      the kernel's, where neither the wire nor a socket tells
 //! [WHO:] destroy                        SOCK_DESTROY of whatever holds the tuple
 //! wait 20ms                             nothing is done
 //! silence 20ms                          and the kernel sends nothing new
@@ -22,8 +24,8 @@
 //! delete namespace                      at the end, before the records are looked at
 //! ```
 //!
-//! A number is where the next one is due, `+5` and `-1` from there, `7` counted from the SYN, or
-//! `any`. WHO is a connection; without it the script's first. Segments that the kernel sends again
+//! A number is where the next one is due, or `+5` and `-1` from there, `7` counted from the SYN,
+//! `any`; a segment whose number is said does not move the next one on. WHO is a connection; without it the script's first. Segments that the kernel sends again
 //! are passed over where they are not expected. `within 5s` gives a step that much time; 10 s
 //! otherwise.
 //!
@@ -56,6 +58,8 @@ pub struct Script {
     pub name: String,
     pub families: Vec<Family>,
     pub sysctls: Vec<Sysctl>,
+    /// What `ip` is called with in its namespace.
+    pub ip: Vec<String>,
     pub needs: Vec<Need>,
     /// The names of its connections; there is one at least.
     pub connections: Vec<String>,
@@ -100,6 +104,8 @@ pub enum What {
     Icmp(Unreachable),
     Local(Act),
     Holds(Holder),
+    /// The kernel's port of the connection, where nothing else tells.
+    Port(u16),
     Destroy,
     Wait(Duration),
     Silence(Duration),
@@ -157,6 +163,7 @@ impl Script {
             name: name.to_owned(),
             families: Vec::new(),
             sysctls: Vec::new(),
+            ip: Vec::new(),
             needs: Vec::new(),
             connections: Vec::new(),
             steps: Vec::new(),
@@ -202,14 +209,16 @@ impl Script {
             What::Wait(_) | What::Silence(_) => true,
             What::Local(Act::CloseUnder { .. } | Act::Mptcp) => true,
             What::Local(Act::Error(name)) => name == "ETIMEDOUT",
+            What::Local(Act::Set(Setting::Linger2(seconds))) => *seconds > 0,
+            What::Local(Act::Set(Setting::UserTimeout(_) | Setting::Keepalive(..))) => true,
             _ => step.patience != PATIENCE,
         };
-        !self.has_own_namespace() && self.needs.is_empty() && !self.steps.iter().any(waits)
+        !self.has_own_namespace() && !self.steps.iter().any(waits)
     }
 
     /// It changes what others in the same namespace would see.
     pub fn has_own_namespace(&self) -> bool {
-        !self.sysctls.is_empty() || self.deletes_namespace
+        !self.sysctls.is_empty() || !self.ip.is_empty() || self.deletes_namespace
     }
 
     fn expectation(&mut self, number: usize, line: &str) -> Result<(), String> {
@@ -251,6 +260,10 @@ impl Script {
                 });
                 return Ok(());
             }
+            ["ip", ref words @ ..] => {
+                self.ip.push(words.join(" "));
+                return Ok(());
+            }
             ["needs", ref what @ ..] => {
                 self.needs.push(match *what {
                     ["mptcp"] => Need::Mptcp,
@@ -280,6 +293,7 @@ impl Script {
             ["holds", "nothing"] => What::Holds(Holder::Nobody),
             ["holds", "minisocket", state] => What::Holds(Holder::Minisocket(self::state(state)?)),
             ["holds", state] => What::Holds(Holder::Socket(self::state(state)?)),
+            ["port", port] => What::Port(self::number(port)?),
             ["destroy"] => What::Destroy,
             ["wait", time] => What::Wait(duration(time)?),
             ["silence", time] => What::Silence(duration(time)?),
@@ -324,6 +338,7 @@ impl Script {
                 }
                 Act::Connect { to, error }
             }
+            ["reconnect", name] => Act::Reconnect(self.known(name)?),
             ["listen"] => Act::Listen,
             ["listener", "close"] => Act::CloseListener,
             ["accept"] => Act::Accept,
@@ -390,8 +405,8 @@ fn segment(words: &[&str], sent: bool) -> Result<Line, String> {
             continue;
         }
         match word.split_once('=').unwrap_or((word, "")) {
-            ("seq", at) => line.seq = position(at)?,
-            ("ack", at) => line.ack = position(at)?,
+            ("seq", at) => line.seq = Some(position(at)?),
+            ("ack", at) => line.ack = Some(position(at)?),
             ("data", length) => line.data = number(length)?,
             ("again", "") => line.again = true,
             ("win", window) if sent => line.window = Some(number(window)?),
@@ -434,4 +449,46 @@ fn duration(text: &str) -> Result<Duration, String> {
         .parse()
         .map(Duration::from_secs)
         .map_err(|_| wrong())
+}
+
+#[test]
+fn a_line_that_is_none_is_named_with_its_place() {
+    for (text, said) in [
+        (
+            "> SYN\n> FNI",
+            "x.wire:2: FNI is nothing that a segment has here: `> FNI`",
+        ),
+        (
+            "< data=3",
+            "x.wire:1: a segment has control bits: `< data=3`",
+        ),
+        (
+            "> SYN win=1",
+            "x.wire:1: win=1 is nothing that a segment has here: `> SYN win=1`",
+        ),
+        ("wait 3", "x.wire:1: 3 is no time: 20ms, 3s: `wait 3`"),
+        (
+            "holds ESTABLISHD",
+            "x.wire:1: ESTABLISHD is no state: `holds ESTABLISHD`",
+        ),
+        (
+            "local wriet 3",
+            "x.wire:1: not an act of the application: `local wriet 3`",
+        ),
+        (
+            "a: > SYN\n---\nb: close active/fin by local",
+            "x.wire:3: no connection is called b: `b: close active/fin by local`",
+        ),
+        (
+            "> SYN\n---\nend nothing=1",
+            "x.wire:3: no field is called nothing: `end nothing=1`",
+        ),
+        (
+            "---\nclose active/fin",
+            "x.wire:2: not what records are held to: `close active/fin`",
+        ),
+    ] {
+        let mistake = Script::parse("x", text).expect_err(text);
+        assert_eq!(mistake.to_string(), said);
+    }
 }

@@ -11,28 +11,22 @@ const WINDOW: u16 = 65_535;
 /// A sequence number as scripts write it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Position {
-    /// So far from the next one that is due: `+5`, `-1`; nothing said is `+0`.
-    Relative(i64),
+    /// So far from the next one that is due: `+5`, `-1`.
+    Relative(i32),
     /// Counted from the SYN, which is 0: `7`.
     Absolute(u32),
     /// Whatever it is: `any`.
     Any,
 }
 
-impl Default for Position {
-    fn default() -> Self {
-        Self::Relative(0)
-    }
-}
-
-impl Position {
-    fn resolve(self, first: u32, next: u32) -> Option<u32> {
-        match self {
-            // Sequence numbers wrap around.
-            Self::Relative(by) => Some(next.wrapping_add_signed(by as i32)),
-            Self::Absolute(offset) => Some(first.wrapping_add(offset)),
-            Self::Any => None,
-        }
+/// The number that is meant, counted from the first or from the next one; `None`: any.
+fn resolve(position: Option<Position>, (first, next): (u32, u32)) -> Option<u32> {
+    match position {
+        None => Some(next),
+        // Sequence numbers wrap around.
+        Some(Position::Relative(by)) => Some(next.wrapping_add_signed(by)),
+        Some(Position::Absolute(offset)) => Some(first.wrapping_add(offset)),
+        Some(Position::Any) => None,
     }
 }
 
@@ -40,14 +34,15 @@ impl Position {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Line {
     pub flags: Flags,
-    pub seq: Position,
-    pub ack: Position,
+    /// Nothing said: where the next one is due, and the segment moves the number on.
+    pub seq: Option<Position>,
+    pub ack: Option<Position>,
     pub data: u32,
     pub window: Option<u16>,
     /// Sent: in a SYN, it offers time stamps. Expected: whether there are some is not looked at.
     pub timestamps: bool,
     /// Sent: so far from the clock of our time stamps.
-    pub clock: i64,
+    pub clock: i32,
     /// It was sent before: it does not move the numbers on.
     pub again: bool,
 }
@@ -68,6 +63,8 @@ pub struct Talk {
     /// Where our numbers begin if the kernel takes the SYN that we sent into a used tuple.
     reopening: Option<(u32, u32)>,
     used: bool,
+    /// The last acknowledgement from the kernel.
+    acknowledged: u32,
     timestamps: bool,
     clock: u32,
     echo: u32,
@@ -85,6 +82,7 @@ impl Talk {
             theirs: (0, 0),
             reopening: None,
             used: false,
+            acknowledged: first,
             timestamps: false,
             clock: first,
             echo: 0,
@@ -106,8 +104,8 @@ impl Talk {
                 .ok_or("no such segment was sent")?;
             return Ok(self.stamped(sent, line));
         }
-        let seq = line.seq.resolve(self.ours.0, self.ours.1);
-        let ack = line.ack.resolve(self.theirs.0, self.theirs.1);
+        let seq = resolve(line.seq, self.ours);
+        let ack = resolve(line.ack, self.theirs);
         let segment = Segment {
             from: self.peer,
             to: local,
@@ -131,7 +129,7 @@ impl Talk {
                 self.used = true;
                 self.ours = (segment.seq, after);
             }
-        } else if line.seq == Position::default() {
+        } else if line.seq.is_none() {
             self.ours.1 = after;
         }
         let segment = self.stamped(segment, line);
@@ -141,7 +139,7 @@ impl Talk {
 
     fn stamped(&mut self, segment: Segment, line: &Line) -> Segment {
         self.clock = self.clock.wrapping_add(1);
-        let value = self.clock.wrapping_add_signed(line.clock as i32);
+        let value = self.clock.wrapping_add_signed(line.clock);
         Segment {
             timestamps: self.timestamps.then_some((value, self.echo)),
             ..segment
@@ -170,11 +168,11 @@ impl Talk {
             }
         } else {
             // A SYN says where the numbers begin.
-            let due = line.seq.resolve(self.theirs.0, self.theirs.1);
+            let due = resolve(line.seq, self.theirs);
             within("sequence number", segment.seq, due, self.theirs.1)?;
         }
         if segment.flags.ack {
-            let due = line.ack.resolve(ours.0, ours.1);
+            let due = resolve(line.ack, ours);
             within("acknowledgement", segment.ack, due, ours.1)?;
         }
         self.ours = ours;
@@ -187,11 +185,14 @@ impl Talk {
         }
         if segment.flags.syn {
             self.theirs = (segment.seq, after);
-        } else if line.seq == Position::default() && !segment.flags.rst {
+        } else if line.seq.is_none() && !segment.flags.rst {
             self.theirs.1 = after;
         }
         if let Some((value, _)) = segment.timestamps {
             self.echo = value;
+        }
+        if segment.flags.ack {
+            self.acknowledged = segment.ack;
         }
         self.local = Some(segment.from);
         self.heard.push(*segment);
@@ -199,12 +200,27 @@ impl Talk {
     }
 
     /// Whether the kernel sent this before: it was not answered in time.
-    pub fn is_repeat(&self, segment: &Segment) -> bool {
+    fn is_repeat(&self, segment: &Segment) -> bool {
         self.heard.iter().any(|heard| {
             segment.length() > 0
                 && (heard.seq, heard.flags, heard.data)
                     == (segment.seq, segment.flags, segment.data)
         })
+    }
+
+    /// Whether it may be passed over: the kernel sent it before, or had an ACK in store.
+    pub fn passes_over(&mut self, segment: &Segment) -> bool {
+        let ack_alone = Flags {
+            ack: true,
+            ..Flags::default()
+        };
+        // An ACK that is delayed comes or goes with the next segment, as the clock will have it.
+        let delayed = (segment.flags, segment.data, segment.ack) == (ack_alone, 0, self.ours.1)
+            && self.acknowledged != self.ours.1;
+        if delayed {
+            self.acknowledged = segment.ack;
+        }
+        delayed || self.is_repeat(segment)
     }
 
     /// The segment with its numbers counted from those that are due, for messages.
