@@ -14,9 +14,11 @@
 mod support;
 use support::{gate, kernel, lines, namespace, ndjson, sock_diag, tracer, witness};
 
+mod coverage;
 mod expect;
 mod interleaved;
 mod local;
+mod multipath;
 mod peer;
 mod run;
 mod script;
