@@ -19,6 +19,7 @@ mod expect;
 mod interleaved;
 mod local;
 mod multipath;
+mod parse;
 mod peer;
 mod run;
 mod script;
@@ -54,19 +55,19 @@ fn scripts() -> Vec<Script> {
     Script::all(&directory)
 }
 
+/// Those that are asked for: all, or those whose names hold what WIRE says.
+fn wanted() -> Vec<Script> {
+    let part = std::env::var("WIRE").unwrap_or_default();
+    let mut scripts = scripts();
+    scripts.retain(|script| script.name.contains(&part));
+    scripts
+}
+
 /// Plays the chosen scripts at the same time. Those that lacked events which the machine hides are
 /// played anew, and they alone.
 fn play_all(chosen: &dyn Fn(&Script) -> bool) {
-    let wanted = std::env::var("WIRE").ok();
-    let scripts: Vec<Script> = scripts()
-        .into_iter()
-        .filter(chosen)
-        .filter(|script| {
-            wanted
-                .as_ref()
-                .is_none_or(|part| script.name.contains(part))
-        })
-        .collect();
+    let mut scripts = wanted();
+    scripts.retain(chosen);
     let left: RefCell<Vec<(&Script, Family)>> = RefCell::new(
         scripts
             .iter()

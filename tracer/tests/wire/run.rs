@@ -1,6 +1,7 @@
 //! Scripts at work: each is a state machine that is stepped, so that many can share one wire.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::RwLock;
 use std::time::{Duration, Instant};
 
 use crate::local::{Act, BindTo, Outcome, Sockets};
@@ -21,6 +22,9 @@ const LISTENER_PORT: u16 = PEER_PORT + CONNECTIONS;
 /// was waited for it already, within these bounds.
 const ASK_AGAIN: u32 = 8;
 const ASK_AGAIN_WITHIN: [Duration; 2] = [Duration::from_micros(200), Duration::from_millis(50)];
+
+/// Whoever takes a step reads it; whoever changes a setting of the whole host writes.
+static HOST: RwLock<()> = RwLock::new(());
 
 /// The ports of which every connection of every script has one, at one end or the other.
 pub fn ports() -> Vec<u16> {
@@ -113,6 +117,12 @@ impl World {
             for turn in 0..running.len() {
                 let index = (first + turn) % running.len();
                 let play = &mut plays[running[index]];
+                // A setting of the whole host is changed while nobody else acts.
+                let (_alone, _others) = if play.changes_host() {
+                    (Some(HOST.write()), None)
+                } else {
+                    (None, Some(HOST.read()))
+                };
                 match play.step(self) {
                     Progress::Stepped => moved = true,
                     Progress::Blocked(until) => {
@@ -218,6 +228,12 @@ impl<'a> Play<'a> {
                 self.end()
             }
         }
+    }
+
+    /// Whether its next step does.
+    fn changes_host(&self) -> bool {
+        let step = self.script.steps.get(self.next);
+        step.is_some_and(|step| matches!(step.what, What::Local(Act::CloseUnder { .. })))
     }
 
     /// Its sockets are closed whatever became of it.
