@@ -75,6 +75,9 @@ fn play_interleaved<'a>(pool: &[&'a Script], random: &mut Rng) -> (World, Vec<(P
             world.namespace.enter();
             let mut played = Vec::new();
             for _ in 0..ROUNDS {
+                // Of its own, so that the clock's part in one round changes nothing in the next.
+                let mut random = random.fork();
+                let mut turns = random.fork();
                 let scripts = random.usize(SCRIPTS);
                 let mut plays: Vec<Play<'_>> = (0..scripts)
                     .map(|_| {
@@ -84,7 +87,7 @@ fn play_interleaved<'a>(pool: &[&'a Script], random: &mut Rng) -> (World, Vec<(P
                         Play::new(script, family, world.host())
                     })
                     .collect();
-                world.play(&mut plays, |running| random.usize(..running));
+                world.play(&mut plays, |running| turns.usize(..running));
                 let netns = world.namespace.inode;
                 played.extend(plays.into_iter().map(|play| (play, netns)));
             }

@@ -144,6 +144,8 @@ impl Script {
     pub fn is_quick(&self) -> bool {
         let waits = |step: &Step| match &step.what {
             What::Wait(_) | What::Silence(_) => true,
+            // What was not answered in time.
+            What::Expect(line) => line.again,
             What::Local(Act::CloseUnder { .. } | Act::Mptcp) => true,
             What::Local(Act::Error(name)) => name == "ETIMEDOUT",
             What::Local(Act::Set(Setting::Linger2(seconds))) => *seconds > 0,
