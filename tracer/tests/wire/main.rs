@@ -159,6 +159,10 @@ fn hold_to_records(
         thread::sleep(Duration::from_millis(100));
     }
     let finished = tracer.stop();
+    let lost = (finished.summary.ring_lost, finished.summary.missed);
+    if lost != (0, 0) {
+        println!("the tracer lacked events, and knows it: ring_lost, missed {lost:?}");
+    }
     let mut said: Vec<Vec<String>> = vec![Vec::new(); played.len()];
     for (index, problems) in wrong(&finished.lines, played) {
         said[index] = problems;
