@@ -1,6 +1,8 @@
 //! About a tenth of the records lost by force: what is called complete is right, what is gone is
 //! found out, and nothing stays behind.
 
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -10,16 +12,18 @@ use crate::account::{Books, Network, Stage};
 use crate::drivers::Route;
 use crate::drivers::mixed::{self, Way};
 use crate::gate;
+use crate::namespace::Namespace;
 use crate::ndjson::Record;
 use crate::tracer::{Tracer, ports};
 
 /// The first port of the load.
 const FIRST: u16 = 28_201;
-const CONNECTIONS: u64 = 60_000;
-
-/// The ring holds what comes in less time than the first; then it is given the second to recover.
-const STOPPED: Duration = Duration::from_millis(160);
-const GOING: Duration = Duration::from_millis(350);
+/// The load comes in bursts, with time to recover in between.
+const BURSTS: u64 = 10;
+const CONNECTIONS: u64 = 6_000;
+/// The reader is stopped between these of each burst: what they make is a little more than the ring
+/// holds.
+const STOPPED: Range<u64> = 1_000..5_100;
 
 #[test]
 fn a_tenth_of_the_records_lost_leaves_no_wrong_verdict_and_nothing_behind() {
@@ -31,17 +35,11 @@ fn a_tenth_of_the_records_lost_leaves_no_wrong_verdict_and_nothing_behind() {
         let mounted = namespace.mount();
         let tracer = Tracer::watch_load(&format!("{} --buffer 4MiB", ports(&Way::ports(FIRST))));
         let books = Books::open(&stage);
-        let made = thread::scope(|scope| {
-            let load =
-                scope.spawn(|| mixed::run(Route::loopback(namespace), FIRST, CONNECTIONS, 4));
-            while !load.is_finished() {
-                tracer.signal(Signal::STOP);
-                thread::sleep(STOPPED);
-                tracer.signal(Signal::CONT);
-                thread::sleep(GOING);
-            }
-            load.join().expect("the load ends")
-        });
+        let mut made = 0;
+        for _ in 0..BURSTS {
+            made += burst(namespace, &tracer);
+            tracer.wait_for_calm(Duration::from_millis(100));
+        }
         let kernel = books.growth();
         // Nobody waits a minute for their ends.
         namespace
@@ -77,7 +75,6 @@ fn a_tenth_of_the_records_lost_leaves_no_wrong_verdict_and_nothing_behind() {
         for record in verdicts.iter().filter(|record| record.complete) {
             assert_eq!(record.verdict(), expected(record), "{record:#?}");
         }
-        let made: u64 = made.values().sum();
         let given = verdicts.len() as u64;
         assert!(
             given <= made,
@@ -89,6 +86,23 @@ fn a_tenth_of_the_records_lost_leaves_no_wrong_verdict_and_nothing_behind() {
             "{complete} of {made} are complete"
         );
     });
+}
+
+/// Makes one burst, and says how many ends of connections and listeners that were.
+fn burst(namespace: &Namespace, tracer: &Tracer) -> u64 {
+    let begun = AtomicU64::new(0);
+    let verdicts = thread::scope(|scope| {
+        let load =
+            scope.spawn(|| mixed::run(Route::loopback(namespace), FIRST, CONNECTIONS, &begun));
+        for (connections, signal) in [(STOPPED.start, Signal::STOP), (STOPPED.end, Signal::CONT)] {
+            while begun.load(Ordering::Relaxed) < connections {
+                thread::sleep(Duration::from_millis(1));
+            }
+            tracer.signal(signal);
+        }
+        load.join().expect("the load ends")
+    });
+    verdicts.values().sum()
 }
 
 /// What the drivers did.

@@ -13,6 +13,7 @@
 )]
 
 #[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "shared with tests that need more of it")]
 mod support;
 use support::{gate, kernel, lines, namespace, ndjson, pace, sock_diag, tracer, witness};
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::AtomicU64;
 use std::thread;
 use std::time::Duration;
 
@@ -48,7 +49,8 @@ fn as_many_of_each_kind_are_told_as_were_made() {
         let witness = Witness::of_ports(&all);
         let tracer = Tracer::watch_load(&format!("{} {}", ports(&all), ring(true)));
         let books = Books::open(&stage);
-        let mut made = mixed::run(route, FIRST, pace::share(WILLING), 4);
+        let willing = pace::share(WILLING);
+        let mut made = mixed::run(route, FIRST, willing, &AtomicU64::new(0));
         given_up(route, &mut made);
         tracer.wait_for_calm(Duration::from_millis(300));
         let kernel = books.growth();

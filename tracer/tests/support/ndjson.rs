@@ -199,6 +199,8 @@ pub struct TimeWait {
     pub dwell_ns: Option<u64>,
     pub nominal_ns: u64,
     pub refreshes: u32,
+    pub fin_retransmits: Option<u32>,
+    pub old_duplicates: Option<u32>,
     pub exit: Option<String>,
     pub late: bool,
 }

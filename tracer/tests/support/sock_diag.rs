@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_LISTEN};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags, Timer};
@@ -14,6 +16,9 @@ use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
 
 use crate::kernel::{Wall, wall};
 use crate::namespace::Namespace;
+
+/// The request to end a socket (linux/sock_diag.h).
+const SOCK_DESTROY: u16 = 21;
 
 /// What holds a tuple.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +57,42 @@ impl SockDiag {
 
     /// Who holds the tuple now. One exact lookup, no walk over the table.
     pub fn holder(&self, local: SocketAddr, peer: SocketAddr) -> Holder {
+        match self.ask(None, local, peer) {
+            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) => {
+                match (found.header.state, &found.header.timer) {
+                    // The lookup falls back to who listens there.
+                    (TCP_LISTEN, _) => Holder::Nobody,
+                    (state, Some(Timer::TimeWait)) => Holder::Minisocket(state),
+                    (state, _) => Holder::Socket(state),
+                }
+            }
+            NetlinkPayload::Error(error) if error.raw_code() == -libc::ENOENT => Holder::Nobody,
+            other => panic!("sock_diag answers {other:?}"),
+        }
+    }
+
+    /// Ends whatever holds the tuple, as `ss -K` does; the error's number where that fails.
+    pub fn destroy(&self, local: SocketAddr, peer: SocketAddr) -> Result<(), i32> {
+        match self.ask(Some(SOCK_DESTROY), local, peer) {
+            NetlinkPayload::Error(error) if error.raw_code() == 0 => Ok(()),
+            NetlinkPayload::Error(error) => Err(-error.raw_code()),
+            other => panic!("sock_diag answers {other:?}"),
+        }
+    }
+
+    /// Asks about one tuple. With a message type of its own, which must be one that is acknowledged.
+    fn ask(
+        &self,
+        acknowledged: Option<u16>,
+        local: SocketAddr,
+        peer: SocketAddr,
+    ) -> NetlinkPayload<SockDiagMessage> {
         let (local_ip, peer_ip) = (local.ip().to_canonical(), peer.ip().to_canonical());
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST;
+        if acknowledged.is_some() {
+            header.flags |= NLM_F_ACK;
+        }
         let mut packet = NetlinkMessage::new(
             header,
             SockDiagMessage::InetRequest(InetRequest {
@@ -80,6 +118,10 @@ impl SockDiag {
         packet.finalize();
         let mut request = vec![0; packet.header.length as usize];
         packet.serialize(&mut request);
+        if let Some(kind) = acknowledged {
+            // The library knows only the dump's type, which has the same form.
+            request[4..6].copy_from_slice(&kind.to_ne_bytes());
+        }
         self.socket.send(&request, 0).expect("ask sock_diag");
 
         let mut answer = [0; 1024];
@@ -87,20 +129,9 @@ impl SockDiag {
             .socket
             .recv(&mut &mut answer[..], 0)
             .expect("hear from sock_diag");
-        let answer = NetlinkMessage::<SockDiagMessage>::deserialize(&answer[..length])
-            .expect("understand sock_diag");
-        match answer.payload {
-            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) => {
-                match (found.header.state, &found.header.timer) {
-                    // The lookup falls back to who listens there.
-                    (TCP_LISTEN, _) => Holder::Nobody,
-                    (state, Some(Timer::TimeWait)) => Holder::Minisocket(state),
-                    (state, _) => Holder::Socket(state),
-                }
-            }
-            NetlinkPayload::Error(error) if error.raw_code() == -libc::ENOENT => Holder::Nobody,
-            other => panic!("sock_diag answers {other:?}"),
-        }
+        NetlinkMessage::<SockDiagMessage>::deserialize(&answer[..length])
+            .expect("understand sock_diag")
+            .payload
     }
 }
 

@@ -61,16 +61,16 @@ impl Way {
     }
 }
 
-/// Makes `connections` connections, as many in each way, to the ports from `first` on. Its listeners
-/// are closed then.
-pub fn run(route: Route<'_>, first: u16, connections: u64, threads: usize) -> Verdicts {
+/// Makes `connections` connections, as many in each way, to the ports from `first` on, and counts in
+/// `begun` how many it has begun. Its listeners are closed then.
+pub fn run(route: Route<'_>, first: u16, connections: u64, begun: &AtomicU64) -> Verdicts {
+    let threads = 4;
     let servers: Vec<_> = Way::ALL
         .into_iter()
         .zip(first..)
         .filter(|(way, _)| *way != Way::Refused)
         .map(|(way, port)| (way, route.listen(port)))
         .collect();
-    let next = AtomicU64::new(0);
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         for (way, server) in &servers {
@@ -82,7 +82,7 @@ pub fn run(route: Route<'_>, first: u16, connections: u64, threads: usize) -> Ve
             .map(|_| {
                 scope.spawn(|| {
                     route.client.enter();
-                    drive(SocketAddr::new(route.address, first), &next, connections)
+                    drive(SocketAddr::new(route.address, first), begun, connections)
                 })
             })
             .collect();
@@ -102,10 +102,10 @@ pub fn run(route: Route<'_>, first: u16, connections: u64, threads: usize) -> Ve
     })
 }
 
-fn drive(first: SocketAddr, next: &AtomicU64, connections: u64) -> Verdicts {
+fn drive(first: SocketAddr, begun: &AtomicU64, connections: u64) -> Verdicts {
     let mut verdicts = Verdicts::new();
     loop {
-        let number = next.fetch_add(1, Ordering::Relaxed);
+        let number = begun.fetch_add(1, Ordering::Relaxed);
         if number >= connections {
             return verdicts;
         }
