@@ -193,9 +193,9 @@ fn a_closed_pipe_ends_it_quietly() {
 fn the_table_shows_a_close_to_people() {
     gate::quiet(|| {
         let lone = Namespace::new();
-        let lasting = pace::bound(Duration::from_secs(3));
+        let lasting = pace::bound(Duration::from_secs(1)).max(Duration::from_secs(3));
         let settings = gate::ordinary_settings();
-        let child = Command::new(BINARY)
+        let mut child = Command::new(BINARY)
             .args(["watch", "--duration", &format!("{}s", lasting.as_secs())])
             .args(["--netns", &lone.inode.to_string()])
             .stdin(Stdio::null())
@@ -205,7 +205,7 @@ fn the_table_shows_a_close_to_people() {
             .expect("start the tracer");
         let server = Route::loopback(&lone).listen(29_011);
         // A table has no meta line that tells when the probes are attached.
-        for _ in 0..50 {
+        while child.try_wait().expect("ask for its end").is_none() {
             server.connect().close_client_first();
             thread::sleep(Duration::from_millis(50));
         }
