@@ -90,6 +90,8 @@ pub struct Growth {
     pub minisockets: i64,
     pub recycled: i64,
     pub established_resets: i64,
+    /// RSTs sent.
+    pub resets: i64,
     /// Minisockets alive now.
     pub alive: i64,
 }
@@ -122,6 +124,7 @@ impl<'a> Books<'a> {
             minisockets: since("TW") + since("TWKilled"),
             recycled: since("TWRecycled"),
             established_resets: since("EstabResets"),
+            resets: since("OutRsts"),
             alive: now.iter().map(|counters| counters.of("tw")).sum(),
         }
     }
@@ -136,6 +139,10 @@ pub struct Sum {
     pub minisockets: i64,
     pub minisockets_ended: i64,
     pub reused_by_connect: i64,
+    /// Full sockets that sent an RST.
+    pub resets: i64,
+    /// TIME_WAITs that an RST ended.
+    pub ended_by_reset: i64,
     pub established_resets: i64,
     /// How many of which verdict, by role.
     pub verdicts: BTreeMap<(String, String), u64>,
@@ -168,12 +175,24 @@ impl Sum {
             reused_by_connect: ended(&|record| {
                 record.time_wait_exit() == Some("reused_by_connect")
             }),
+            resets: count(&|record| record.close.kind == "reset_sent"),
+            ended_by_reset: ended(&|record| record.time_wait_exit() == Some("reset")),
             established_resets: count(&|record| {
                 record.states.last().is_some_and(|last| {
                     ["ESTABLISHED", "CLOSE_WAIT"].contains(&last.state.as_str())
                 })
             }),
             verdicts,
+        }
+    }
+
+    /// How many RSTs may have ended a TIME_WAIT unseen: where the kernel does not show the segments
+    /// that minisockets handle, all but those that full sockets sent.
+    pub fn unseen_resets(&self, kernel: &Growth, sees_segments: bool) -> i64 {
+        if sees_segments {
+            0
+        } else {
+            kernel.resets - self.resets
         }
     }
 
@@ -210,6 +229,12 @@ impl Sum {
             self.established_resets,
             kernel.established_resets,
             transitions,
+        );
+        assert!(
+            self.ended_by_reset <= kernel.resets,
+            "{} TIME_WAITs ended by {} RSTs",
+            self.ended_by_reset,
+            kernel.resets
         );
         assert_differs_at_most("tw alive", alive, kernel.alive, events);
     }

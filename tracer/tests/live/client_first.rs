@@ -98,10 +98,12 @@ fn load(network: Network, statistics: bool, connections: u64) {
     let done = churn::run(route, PORT, plan);
     tracer.wait_for_calm(Duration::from_millis(300));
     let kernel = books.growth();
+    let sees_segments = tracer.meta().has("free_segment");
     let finished = tracer.stop();
-    let hidden = witness.hidden();
 
     let sum = Sum::of(&finished);
+    let resets = sum.unseen_resets(&kernel, sees_segments);
+    let hidden = &witness.hidden().and_resets(resets);
     println!(
         "{network:?}, statistics {statistics}: {:.0} connections a second, {:.0} events a second; {done:?}\n{:?}\n{sum:?}\n{kernel:?}",
         done.rate(),

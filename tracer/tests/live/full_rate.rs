@@ -105,11 +105,13 @@ fn load(network: Network, statistics: bool, connections: i64) {
     nginx.stop();
     tracer.wait_for_calm(Duration::from_millis(300));
     let kernel = books.growth();
+    let sees_segments = tracer.meta().has("free_segment");
     let finished = tracer.stop();
-    let hidden = witness.hidden();
 
     let requests: u64 = asked.iter().map(|asked| asked.requests).sum();
     let sum = Sum::of(&finished);
+    let resets = sum.unseen_resets(&kernel, sees_segments);
+    let hidden = &witness.hidden().and_resets(resets);
     println!(
         "{network:?}, statistics {statistics}: {accepted} connections in {took:.1?}, {:.0} a second, \
          {:.0} events a second; wrk: {requests} requests, {:?}\n{:?}\n{:?}\n{:?}",

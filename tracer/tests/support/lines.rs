@@ -147,6 +147,16 @@ impl Finished {
                 .map(|record| (record.netns, record.id.clone(), record.generation));
             names.collect::<BTreeSet<_>>().len()
         };
+        let (killed, bad): (Vec<&Record>, Vec<&Record>) = bad.into_iter().partition(|record| {
+            hidden.resets > 0 && record.complete && record.close.kind != "unknown"
+        });
+        assert!(
+            sockets(&killed) as u64 <= hidden.resets,
+            "{} ends are unknown, and {} RSTs were sent: {:#?}",
+            killed.len(),
+            hidden.resets,
+            killed[0]
+        );
         // A timer's event does not say whose it was.
         let unexplained: Vec<&Record> = bad
             .iter()

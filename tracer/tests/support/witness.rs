@@ -38,9 +38,20 @@ pub struct Hidden {
     pub timers: u64,
     /// Local and peer port of the sockets whose state changes they were.
     pub sockets: BTreeSet<(u16, u16)>,
+    /// RSTs that may have ended a TIME_WAIT, on a kernel that does not show the segments which
+    /// minisockets handle (before Linux 6.11): such an end is unknown.
+    pub resets: u64,
 }
 
 impl Hidden {
+    /// The same, and so many RSTs.
+    pub fn and_resets(&self, resets: i64) -> Self {
+        Self {
+            resets: u64::try_from(resets).unwrap_or(0),
+            ..self.clone()
+        }
+    }
+
     /// All of them: no more records than this may be incomplete.
     pub fn events(&self) -> u64 {
         self.transitions + self.timers
