@@ -88,7 +88,8 @@ pub fn on_set_state(ctx: &BtfTracePointContext, pass: Pass) {
         flags: sock.flags(family),
         net: sock.net(),
     });
-    let v6 = sock.v6(family);
+    // `v6` is asked for in each branch, behind the call: kept across it, an address that there is
+    // not would be a read of unset stack, which the verifier refuses before Linux 6.3.
     if new == CLOSE {
         let Some(tcp) = sock.tcp() else {
             debug!(ctx, "a TCP socket at CLOSE is no tcp_sock");
@@ -100,13 +101,13 @@ pub fn on_set_state(ctx: &BtfTracePointContext, pass: Pass) {
         }
         // The port is unbound by now; the one in the header's copy stays.
         change.ports.local = u16::from_be(tcp.load(constant!(OFFSETS.source_port)));
-        match v6 {
+        match sock.v6(family) {
             Some(addresses) => emit_close(subject, change, tcp, addresses),
             None => emit_close(subject, change, tcp, sock.v4()),
         }
     } else {
         change.detail = detail(&change);
-        match v6 {
+        match sock.v6(family) {
             Some(addresses) => emit_transition(subject, change, addresses),
             None => emit_transition(subject, change, sock.v4()),
         }

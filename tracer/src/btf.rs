@@ -2,6 +2,8 @@
 
 mod format;
 #[cfg(test)]
+mod saved;
+#[cfg(test)]
 mod tests;
 
 use std::path::Path;

@@ -13,6 +13,7 @@ mod rustc;
 mod sample;
 mod setup;
 mod test;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -40,6 +41,8 @@ enum Verb {
     Run(run::Args),
     /// Set up, build, and run every test; what needs root runs under sudo
     Test(test::Args),
+    /// Run the tests that trace on Debian's kernels, in an emulator
+    Vm(vm::Args),
     /// Check formatting, lints, documentation and dependencies
     Lint(lint::Args),
     /// Build one static binary with the BPF object inside
@@ -63,6 +66,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Build(args) => build::run(&workspace, &args),
         Verb::Run(args) => run::run(&workspace, &args),
         Verb::Test(args) => test::run(&workspace, &args),
+        Verb::Vm(args) => vm::run(&workspace, &args),
         Verb::Lint(args) => lint::run(&workspace, &args),
         Verb::Dist => dist::run(&workspace),
     }

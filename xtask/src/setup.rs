@@ -5,6 +5,8 @@
 mod apt;
 mod bpf_linker;
 mod deny;
+mod emulator;
+mod kernel;
 mod rust_src;
 mod stamp;
 mod tools;
@@ -21,7 +23,12 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::{rustc::Rustc, workspace::Workspace};
 
-pub use self::{deny::deny, tools::tests};
+pub use self::{
+    deny::deny,
+    emulator::{Emulator, emulator},
+    kernel::{Kernel, kernel, kernel_names},
+    tools::tests,
+};
 
 /// What `cargo xtask setup` is asked for.
 #[derive(Debug, clap::Args)]

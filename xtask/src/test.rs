@@ -21,11 +21,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use self::{
-    binaries::{Binaries, Binary},
-    job::{Beside, Job},
-    libtest::Count,
-};
+use self::job::{Beside, Job};
 use crate::{
     bpf,
     child::{self, Stopwatch},
@@ -34,8 +30,13 @@ use crate::{
     workspace::Workspace,
 };
 
+pub use self::{
+    binaries::{Binaries, Binary},
+    libtest::Count,
+};
+
 /// Integration tests of tracer that trace the kernel.
-const PRIVILEGED: [&str; 2] = ["live", "wire"];
+pub const PRIVILEGED: [&str; 2] = ["live", "wire"];
 
 /// What `cargo xtask test` is asked for.
 #[derive(Debug, clap::Args)]

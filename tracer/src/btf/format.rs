@@ -4,6 +4,9 @@
 //! `include/uapi/linux/btf.h`. All bounds are checked once, by [`Types::parse`]; what it has taken
 //! is then read without another error.
 
+#[cfg(test)]
+pub mod minimise;
+
 use std::io;
 use std::ops::Range;
 

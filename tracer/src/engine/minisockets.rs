@@ -17,6 +17,9 @@ const AT_ONCE: u64 = 1_000_000;
 const CONNECT: u64 = 1_000_000_000;
 /// How long an expiry may straggle behind the end that was told for it, nanoseconds.
 const STRAGGLE: u64 = 5_000_000_000;
+/// How long the expiry of a timer that was due is waited for behind its cancel, nanoseconds: the
+/// host of a virtual machine may have taken the processor away between the two.
+const DUE: u64 = 1_000_000_000;
 
 const FIN: u8 = 1;
 const SYN: u8 = 2;
@@ -25,6 +28,10 @@ const RST: u8 = 4;
 impl Engine {
     pub(super) fn on_timer_start(&mut self, event: &Event, shown: &stream::Minisocket) {
         if let Some(id) = self.find_minisocket(event, Minisocket::is_alive) {
+            self.on_move(id, event, shown);
+            return;
+        }
+        if let Some(id) = self.revived(event) {
             self.on_move(id, event, shown);
             return;
         }
@@ -58,6 +65,28 @@ impl Engine {
                 self.on_entered(id);
             }
         }
+    }
+
+    /// The minisocket of a start that was taken for dead and was only moved on the wheel: the
+    /// processor was taken away between the two.
+    fn revived(&mut self, event: &Event) -> Option<Id> {
+        if event.socket.cookie == 0 || self.full_socket_of(event).is_some() {
+            return None;
+        }
+        let id = self.find_minisocket(event, |mini| matches!(mini.life, Life::Killed(_)))?;
+        if self.table.connection(id)?.cookie != event.socket.cookie {
+            return None;
+        }
+        let minisocket = self.minisocket_mut(id)?;
+        let Life::Killed(cancel) = minisocket.life else {
+            return None;
+        };
+        minisocket.counted = minisocket.entry.is_some();
+        self.totals.in_time_wait += u64::from(minisocket.counted);
+        self.totals.minisockets += 1;
+        self.totals.minisockets_killed -= 1;
+        self.set_life(id, Life::Cancelled(cancel));
+        Some(id)
     }
 
     pub(super) fn on_timer_cancel(&mut self, event: &Event, shown: &stream::Minisocket) {
@@ -214,9 +243,15 @@ impl Engine {
             // Another cancel than the one that was waited for; its own wait runs.
             return;
         }
+        let was_due = cancel.shown.jiffies >= cancel.shown.expires;
+        if was_due && self.now.since(cancel.at) < DUE {
+            self.timers.park_cancel(self.now, id);
+            return;
+        }
+        // What makes the kernel answer for a minisocket with a reset kills it, however slowly.
         let reset_sent = minisocket
             .reset_sent
-            .is_some_and(|(at, cpu)| cpu == cancel.cpu && cancel.at.since(at) <= AT_ONCE);
+            .is_some_and(|(_, cpu)| cpu == cancel.cpu);
         self.kill(id, &cancel);
         let in_time_wait = self.minisocket(id).is_some_and(|mini| mini.entry.is_some());
         let how = if cancel.netns_dying {
@@ -224,18 +259,20 @@ impl Engine {
         } else if cancel.reset {
             Some(How::Reset)
         } else if !in_time_wait {
-            // FIN_WAIT2 is never taken over.
-            Some(if cancel.data || reset_sent {
+            let how = if cancel.data || reset_sent {
                 How::Data
             } else {
                 self.without_successor(id, &cancel)
-            })
+            };
+            (how != How::Unknown).then_some(how)
         } else {
             None
         };
         match how {
             Some(how) => self.end_killed(id, &cancel, how),
-            None => self.seek_successor(id, &cancel),
+            None if in_time_wait => self.seek_successor(id, &cancel),
+            // FIN_WAIT2 is never taken over, but this one may prove to be alive.
+            None => self.timers.await_reuse(cancel.at, id),
         }
     }
 

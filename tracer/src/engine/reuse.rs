@@ -48,8 +48,8 @@ impl Engine {
                 }
             }
             Some(Life::Killed(cancel)) => match self.judge(id, &cancel) {
-                Some(how) => self.settle(last, id, &cancel, how),
-                None => self.link_to(id, last, Some(cancel.at)),
+                Some(how) if self.was_in_time_wait(last) => self.settle(last, id, &cancel, how),
+                _ => self.link_to(id, last, Some(cancel.at)),
             },
             Some(Life::Ended(end)) => self.link_to(id, last, end.at),
             Some(Life::Running) => {}
@@ -154,6 +154,11 @@ impl Engine {
             Role::Server if connection.serial >= cancel.serial => Some(How::ReusedBySyn),
             _ => None,
         }
+    }
+
+    fn was_in_time_wait(&self, id: Id) -> bool {
+        self.minisocket(id)
+            .is_some_and(|minisocket| minisocket.entry.is_some())
     }
 
     fn settle(&mut self, id: Id, successor: Id, cancel: &Cancel, how: How) {

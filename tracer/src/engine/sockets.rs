@@ -13,8 +13,9 @@ use crate::record::{Incomplete, Process, Role, Source, TransitionRow};
 use crate::stream::{Event, Socket, Task};
 use crate::time::Timestamp;
 
-/// How long before CLOSE an RST may have been sent to bear on it, nanoseconds.
-const JUST_BEFORE: u64 = 1_000_000;
+/// How long before CLOSE an RST may have been sent on the same processor to bear on it, nanoseconds.
+/// It is microseconds, but the host of a virtual machine may take the processor away meanwhile.
+const JUST_BEFORE: u64 = 100_000_000;
 
 impl Engine {
     pub(super) fn on_transition(

@@ -2,8 +2,11 @@
 
 use std::io::Write;
 use std::net::{IpAddr, UdpSocket};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
+
+use tracer::btf::{KernelBtf, VMLINUX};
 
 use crate::drivers::{Pair, Route, Server, Sides};
 use crate::gate;
@@ -69,18 +72,18 @@ fn transitions_are_an_unbroken_chain() {
         // Beyond the delayed ACK, so that the client does wait in FIN_WAIT2.
         thread::sleep(Duration::from_millis(100));
         drop(pair.server);
+        let waits = [
+            "CLOSE",
+            "SYN_SENT",
+            "ESTABLISHED",
+            "FIN_WAIT1",
+            "FIN_WAIT2",
+            "TIME_WAIT",
+        ];
+        // Where the minisocket's own step is not seen, it is not claimed either.
+        let seen = if tracer.meta().sees_flips() { 6 } else { 5 };
         for (side, expected) in [
-            (
-                sides.client,
-                &[
-                    "CLOSE",
-                    "SYN_SENT",
-                    "ESTABLISHED",
-                    "FIN_WAIT1",
-                    "FIN_WAIT2",
-                    "TIME_WAIT",
-                ][..],
-            ),
+            (sides.client, &waits[..seen]),
             (
                 sides.server,
                 &[
@@ -205,7 +208,11 @@ fn data_into_an_orphans_fin_wait2_ends_it_without_time_wait() {
         assert!(record.time_wait.is_none(), "{:?}", record.time_wait);
         let fin_wait2 = record.fin_wait2.expect("it waited");
         assert!(fin_wait2.in_minisocket);
-        assert_eq!(fin_wait2.exit.as_deref(), Some("data"));
+        // Before Linux 6.10 tcp_send_reset, then of two arguments, is silent about minisockets.
+        let kernel = KernelBtf::from_file(Path::new(VMLINUX)).expect("the kernel's BTF");
+        let is_told = kernel.tracepoint_arguments("tcp_send_reset") == Some(3);
+        let exit = if is_told { "data" } else { "unknown" };
+        assert_eq!(fin_wait2.exit.as_deref(), Some(exit));
         let peer = tracer.close_of(sides.server);
         assert_eq!(peer.verdict(), "reset_received/peer_reset");
         assert_eq!(

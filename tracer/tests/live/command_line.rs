@@ -15,6 +15,7 @@ use crate::drivers::Route;
 use crate::gate;
 use crate::kernel::HostSetting;
 use crate::namespace::Namespace;
+use crate::pace;
 use crate::tracer::{BINARY, SOON, Tracer, netns, ports};
 
 /// The uid and gid of nobody.
@@ -96,10 +97,17 @@ fn an_interrupt_flushes_and_ends_with_the_summary() {
             let sides = server.connect().close_client_first();
             tracer.close_of(sides.client);
             tracer.close_of(sides.server);
+            let sees_flips = tracer.meta().sees_flips();
             tracer.signal(signal);
             let finished = tracer.finish();
             finished.assert_clean();
-            assert_eq!(finished.summary.in_time_wait, 1, "{:?}", finished.summary);
+            // Where the flip is not seen, it may wait for the peer's FIN as far as anyone can tell.
+            let waiting = finished.summary.shown_in_time_wait;
+            assert!(
+                waiting == 1 || (waiting == 0 && !sees_flips),
+                "{:?}",
+                finished.summary
+            );
             assert!(finished.summary.opened >= 2, "{:?}", finished.summary);
             assert!(finished.summary.closed >= 2, "{:?}", finished.summary);
             assert!(finished.summary.ended >= 1, "{:?}", finished.summary);
@@ -121,7 +129,8 @@ fn it_ends_by_itself_when_its_duration_is_over() {
         let output = run(&format!("watch --json --duration 1s {}", netns(&lone)));
         let took = started.elapsed();
         assert!(output.status.success(), "{:?}", complaints(&output));
-        assert!((1..6).contains(&took.as_secs()), "{took:?}");
+        assert!(took >= Duration::from_secs(1), "{took:?}");
+        assert!(took < pace::bound(Duration::from_secs(6)), "{took:?}");
         let text = String::from_utf8(output.stdout).expect("NDJSON is UTF-8");
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].starts_with(r#"{"type":"meta""#), "{lines:?}");
@@ -184,9 +193,10 @@ fn a_closed_pipe_ends_it_quietly() {
 fn the_table_shows_a_close_to_people() {
     gate::quiet(|| {
         let lone = Namespace::new();
+        let lasting = pace::bound(Duration::from_secs(1)).max(Duration::from_secs(3));
         let settings = gate::ordinary_settings();
-        let child = Command::new(BINARY)
-            .args(["watch", "--duration", "3s"])
+        let mut child = Command::new(BINARY)
+            .args(["watch", "--duration", &format!("{}s", lasting.as_secs())])
             .args(["--netns", &lone.inode.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -195,7 +205,7 @@ fn the_table_shows_a_close_to_people() {
             .expect("start the tracer");
         let server = Route::loopback(&lone).listen(29_011);
         // A table has no meta line that tells when the probes are attached.
-        for _ in 0..50 {
+        while child.try_wait().expect("ask for its end").is_none() {
             server.connect().close_client_first();
             thread::sleep(Duration::from_millis(50));
         }

@@ -11,6 +11,7 @@ use crate::kernel::{Wall, jiffy, latest_expiry, ms, wall};
 use crate::lines::Finished;
 use crate::namespace::{Namespace, VethPair};
 use crate::ndjson::Record;
+use crate::pace;
 use crate::sock_diag::{Change, FIN_WAIT2, Holder, Poll, TIME_WAIT, change_to};
 use crate::tracer::{SOON, Tracer, ports};
 
@@ -24,10 +25,15 @@ const PEER_WAITS: Duration = Duration::from_millis(300);
 const NOMINAL: Duration = Duration::from_secs(60);
 
 /// How late a softirq may run here while other tests load the host.
-const EXPIRY_DELAY: Duration = Duration::from_millis(250);
+fn expiry_delay() -> Duration {
+    pace::bound(Duration::from_millis(250))
+}
 
 /// Beyond the grain of the poll: the clocks' conversion, and a thread that was not run in time.
-const SLACK: i64 = ms(5);
+fn slack() -> Wall {
+    let slack = pace::bound(Duration::from_millis(5));
+    ms(i64::try_from(slack.as_millis()).expect("it is short"))
+}
 
 /// What a driver did and sock_diag saw of one connection.
 struct Story {
@@ -100,7 +106,7 @@ fn time_wait_lasts_as_long_as_the_record_says_in_every_address_family() {
         let patience = latest_expiry(NOMINAL) + SOON;
         for story in stories {
             let record = tracer.end_of(story.sides.client, patience);
-            check_client_end(&record, story);
+            check_client_end(&record, story, tracer.meta().sees_flips());
         }
         check_half_close(&tracer.end_of(half_closed.client, patience));
         drop(kept_open);
@@ -172,7 +178,13 @@ fn check_server(record: &Record, story: &Story) {
     let closed_at = record.closed_at.expect("it closed");
     assert_within(closed_at, story.peer_closed, "the server's CLOSE");
     let process = record.process.as_ref().expect("who it was");
-    assert_eq!(process.closer.pid, Some(std::process::id()));
+    // A child that another test starts has copies of all descriptors until its exec. Where that
+    // takes long, its copy may be the last that is closed.
+    let closer = process.closer.pid;
+    assert!(
+        closer == Some(std::process::id()) || pace::is_slow(),
+        "{closer:?}"
+    );
     assert_eq!(process.closer.source, "exact");
     assert_eq!(process.opener.source, "inherited");
     let traffic = record.traffic.as_ref().expect("its totals");
@@ -199,7 +211,7 @@ fn check_client_verdict(record: &Record) {
     assert_eq!(process.closer.comm.as_deref(), Some(CLOSER));
 }
 
-fn check_client_end(record: &Record, story: Story) {
+fn check_client_end(record: &Record, story: Story, sees_flips: bool) {
     let route = story.route;
     let changes = story.poll.changes();
     assert_eq!(
@@ -246,21 +258,30 @@ fn check_client_end(record: &Record, story: Story) {
 
     let time_wait = record.time_wait.as_ref().expect("TIME_WAIT");
     assert_eq!(time_wait.entered_from.as_deref(), Some("FIN_WAIT2"));
+    // Where the flip is not seen, it is the last setting of the timer, to the jiffy. It was set
+    // then alone: the time is right, and nobody can know that it is.
+    let (precisions, jiffies): (&[&str], _) = if sees_flips {
+        (&["exact", "jiffy"], 0)
+    } else {
+        (&["last_refresh"], 2)
+    };
     assert!(
-        ["exact", "jiffy"].contains(&time_wait.entry_precision.as_str()),
+        precisions.contains(&time_wait.entry_precision.as_str()),
         "{}",
         time_wait.entry_precision
     );
+    let grain = jiffies * i64::try_from(jiffy().as_nanos()).expect("a jiffy is short");
+    let within = |(after, before): (Wall, Wall)| (after - grain, before + grain);
     let entered = time_wait.entered_at.expect("its entry is known");
     assert_within(
         entered,
-        story.peer_closed,
+        within(story.peer_closed),
         "TIME_WAIT's entry and the peer's close()",
     );
     let flip = change_to(&changes, TIME_WAIT).expect("sock_diag saw the flip");
     assert_within(
         entered,
-        (flip.after, flip.before),
+        within((flip.after, flip.before)),
         "TIME_WAIT's entry and sock_diag's flip",
     );
     assert_eq!(time_wait.refreshes, 0);
@@ -294,13 +315,18 @@ fn check_half_close(record: &Record) {
 /// Holds a TIME_WAIT that expired to what the timer wheel can do.
 fn check_dwell(record: &Record, route: &str) {
     let time_wait = record.time_wait.as_ref().expect("TIME_WAIT");
-    assert_eq!(time_wait.nominal_ns, 60_000_000_000);
+    // A tick may come between the reckoning of the timer's end and its start.
+    let nominal = Duration::from_nanos(time_wait.nominal_ns);
+    assert!(
+        (NOMINAL - jiffy()..=NOMINAL).contains(&nominal),
+        "{route}: {nominal:?}"
+    );
     assert_eq!(time_wait.exit.as_deref(), Some("expired"));
     let dwell = Duration::from_nanos(time_wait.dwell_ns.expect("it is over"));
     println!("{route}: TIME_WAIT lasted {dwell:.3?}");
     assert!(dwell >= NOMINAL - jiffy(), "{route}: {dwell:?}");
     assert!(
-        dwell <= latest_expiry(NOMINAL) + EXPIRY_DELAY,
+        dwell <= latest_expiry(NOMINAL) + expiry_delay(),
         "{route}: {dwell:?}"
     );
     if dwell <= latest_expiry(NOMINAL) {
@@ -342,7 +368,10 @@ fn a_fin_wait2_that_never_gets_its_fin_claims_no_time_wait() {
             println!("FIN_WAIT2 with tcp_fin_timeout 3 lasted {dwell:.3?}");
             let nominal = Duration::from_secs(3);
             assert!(dwell >= nominal - jiffy(), "{dwell:?}");
-            assert!(dwell <= latest_expiry(nominal) + EXPIRY_DELAY, "{dwell:?}");
+            assert!(
+                dwell <= latest_expiry(nominal) + expiry_delay(),
+                "{dwell:?}"
+            );
         }
         let after = lone.counters();
         let created = after.since(&before, "TW") + after.since(&before, "TWKilled");
@@ -368,7 +397,7 @@ fn timed(act: impl FnOnce()) -> (Wall, Wall) {
 #[track_caller]
 fn assert_within(at: Wall, (after, before): (Wall, Wall), what: &str) {
     assert!(
-        (after - SLACK..=before + SLACK).contains(&at),
+        (after - slack()..=before + slack()).contains(&at),
         "{what}: {} µs after the earliest, {} µs before the latest",
         (at - after) / 1_000,
         (before - at) / 1_000,
@@ -381,7 +410,7 @@ fn assert_near(nanoseconds: u64, expected: Duration, what: &str) {
     // A sleep is never short, but may be long on a busy host.
     assert!(
         measured + Duration::from_millis(5) >= expected
-            && measured <= expected + Duration::from_millis(200),
+            && measured <= expected + pace::bound(Duration::from_millis(200)),
         "{what}: {measured:?}, where {expected:?} was slept"
     );
 }

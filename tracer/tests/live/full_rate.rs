@@ -11,6 +11,7 @@ use crate::account::{Books, Network, Stage, Sum, assert_both_ends_agree, ring};
 use crate::drivers::nginx::{Asked, Nginx, ask};
 use crate::gate;
 use crate::namespace::VethPair;
+use crate::pace;
 use crate::tracer::{Tracer, ports};
 use crate::witness::{Witness, assert_lacks_at_most};
 
@@ -64,6 +65,8 @@ fn nothing_is_lost_over_veth_with_rps_and_bpf_statistics() {
 }
 
 fn load(network: Network, statistics: bool, connections: i64) {
+    let long = connections == MANY;
+    let connections = pace::share(connections.unsigned_abs()).cast_signed();
     // The kernel switches them off again when this descriptor is closed.
     let _statistics =
         statistics.then(|| aya::sys::enable_stats(Stats::RunTime).expect("BPF statistics"));
@@ -78,7 +81,7 @@ fn load(network: Network, statistics: bool, connections: i64) {
 
     let witness = Witness::of_ports(&PORTS);
     // The tracer before nginx: it then sees the listeners' whole lives.
-    let tracer = Tracer::watch_load(&format!("{} {}", ports(&PORTS), ring(connections == MANY)));
+    let tracer = Tracer::watch_load(&format!("{} {}", ports(&PORTS), ring(long)));
     let books = Books::open(&stage);
     let nginx = Nginx::start(stage.server(), &PORTS);
     let started = Instant::now();
@@ -93,7 +96,7 @@ fn load(network: Network, statistics: bool, connections: i64) {
             "too slow: {:?}",
             books.growth()
         );
-        let seconds = if connections == MANY { 3 } else { 1 };
+        let seconds = if long { 3 } else { 1 };
         asked.push(ask(stage.client(), SocketAddr::new(address, port), seconds));
     }
     let took = started.elapsed();

@@ -15,12 +15,13 @@
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "shared with tests that need more of it")]
 mod support;
-use support::{gate, kernel, lines, namespace, ndjson, sock_diag, tracer, witness};
+use support::{gate, kernel, lines, namespace, ndjson, pace, sock_diag, tracer, witness};
 
 mod account;
 mod drivers;
 
 mod backlog;
+mod both_ways;
 mod client_first;
 mod close_order;
 mod command_line;

@@ -15,6 +15,7 @@ use crate::drivers::mixed::{self, Verdicts, Way};
 use crate::drivers::{Pair, Route, reset_on_close};
 use crate::gate;
 use crate::namespace::VethPair;
+use crate::pace;
 use crate::tracer::{Tracer, ports};
 use crate::witness::{Witness, assert_lacks_at_most};
 
@@ -48,7 +49,8 @@ fn as_many_of_each_kind_are_told_as_were_made() {
         let witness = Witness::of_ports(&all);
         let tracer = Tracer::watch_load(&format!("{} {}", ports(&all), ring(true)));
         let books = Books::open(&stage);
-        let mut made = mixed::run(route, FIRST, WILLING, &AtomicU64::new(0));
+        let willing = pace::share(WILLING);
+        let mut made = mixed::run(route, FIRST, willing, &AtomicU64::new(0));
         given_up(route, &mut made);
         tracer.wait_for_calm(Duration::from_millis(300));
         let kernel = books.growth();

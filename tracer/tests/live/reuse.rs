@@ -3,8 +3,11 @@
 use std::time::Duration;
 use std::{iter, thread};
 
+use rustix::time::ClockId;
+
 use crate::drivers::{Route, Sides};
 use crate::gate;
+use crate::kernel::jiffy;
 use crate::namespace::{Namespace, VethPair};
 use crate::ndjson::Record;
 use crate::tracer::{SOON, Tracer, ports};
@@ -26,11 +29,14 @@ fn connect_takes_over_the_oldest_ports_where_tcp_tw_reuse_lets_it() {
                 address,
             };
             let server = route.listen(port);
+            a_new_second();
             let first: Vec<Sides> = iter::repeat_with(|| server.connect().close_client_first())
                 .take(8)
                 .collect();
-            // tcp_tw_reuse_delay is 1 s, and was always so before it could be set.
+            // tcp_tw_reuse_delay is 1 s. Before Linux 6.14, where it cannot be set, it is a full
+            // second's beginning: neither half of the test may see one.
             thread::sleep(Duration::from_millis(1_300));
+            a_new_second();
             let second: Vec<Sides> = iter::repeat_with(|| server.connect().close_client_first())
                 .take(8)
                 .collect();
@@ -127,6 +133,14 @@ fn a_syn_reopens_a_servers_time_wait() {
         }
         tracer.stop().assert_clean();
     });
+}
+
+/// Waits for the next full second of the clock by which the kernel judges a TIME_WAIT's age.
+fn a_new_second() {
+    let now = rustix::time::clock_gettime(ClockId::Monotonic).tv_nsec;
+    let left = 1_000_000_000 - u64::try_from(now).expect("a part of a second");
+    // The kernel's own second comes with its next tick.
+    thread::sleep(Duration::from_nanos(left) + 2 * jiffy());
 }
 
 /// The verdict on the later connection with the tuple of `old`.

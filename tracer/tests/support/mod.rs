@@ -6,6 +6,7 @@ pub mod kernel;
 pub mod lines;
 pub mod namespace;
 pub mod ndjson;
+pub mod pace;
 pub mod sock_diag;
 pub mod tracer;
 pub mod witness;

@@ -59,6 +59,28 @@ pub struct Meta {
     pub probes: serde_json::Value,
 }
 
+impl Meta {
+    /// The state of the program of this name.
+    pub fn state(&self, program: &str) -> String {
+        let mut probes = self.probes.as_array().into_iter().flatten();
+        let probe = probes.find(|probe| probe["name"] == program);
+        let state = probe.and_then(|probe| probe["state"].as_str());
+        state.unwrap_or("absent").to_owned()
+    }
+
+    /// Whether the program of this name is attached.
+    pub fn has(&self, program: &str) -> bool {
+        self.state(program) == "attached"
+    }
+
+    /// Whether FIN_WAIT2 → TIME_WAIT is seen as it happens: by the segment that brings it (Linux
+    /// 6.11 and later), or by the setting of the timer. Without, it shows at the end alone, by when
+    /// the timer was set last.
+    pub fn sees_flips(&self) -> bool {
+        self.has("free_segment") || self.has("schedule")
+    }
+}
+
 /// A connection, at its verdict or at its end.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Record {

@@ -16,7 +16,7 @@ use crate::gate;
 use crate::kernel::wall;
 use crate::lines::{Finished, Lines, Side};
 use crate::namespace::Namespace;
-use crate::ndjson::Record;
+use crate::ndjson::{Meta, Record};
 
 /// How long anything may take that needs no timer of the kernel's.
 pub const SOON: Duration = Duration::from_secs(10);
@@ -139,6 +139,11 @@ impl Tracer {
     /// Looks at what it printed so far.
     pub fn look<T>(&self, at: impl FnOnce(&Lines) -> T) -> T {
         at(&self.shared.lines())
+    }
+
+    /// Its first line.
+    pub fn meta(&self) -> Meta {
+        self.look(|lines| lines.meta.clone().expect("it was waited for"))
     }
 
     /// Waits until `found` finds it among the lines; after `patience` the test has failed.

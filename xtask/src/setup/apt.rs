@@ -23,8 +23,31 @@ const KEYRINGS: [&str; 2] = [
 pub enum Sources<'a> {
     /// One suite of Debian, checked against Debian's own keys.
     Debian { mirror: &'a str, suite: &'a str },
+    /// The same for what is to run here: `suite` first, then the machine's own Debian. What the
+    /// machine has installed counts.
+    Onto {
+        mirror: &'a str,
+        base: &'a str,
+        suite: &'a str,
+    },
     /// What the machine's own apt is set to.
     Machine,
+}
+
+impl<'a> Sources<'a> {
+    /// The mirror and its suites, each once.
+    fn debian(&self) -> Option<(&'a str, impl Iterator<Item = &'a str>)> {
+        let (mirror, suites) = match *self {
+            Self::Debian { mirror, suite } => (mirror, [Some(suite), None]),
+            Self::Onto {
+                mirror,
+                base,
+                suite,
+            } => (mirror, [Some(suite), (base != suite).then_some(base)]),
+            Self::Machine => return None,
+        };
+        Some((mirror, suites.into_iter().flatten()))
+    }
 }
 
 /// An apt with lists and a cache of its own.
@@ -58,17 +81,20 @@ impl Apt {
             // Root's apt would otherwise drop to a user who cannot write here.
             config.push_str("APT::Sandbox::User \"root\";\n");
         }
-        if let Sources::Debian { mirror, suite } = sources {
+        if let Some((mirror, suites)) = sources.debian() {
             let list = dir.join("debian.list");
-            fs::write(
-                &list,
-                format!("deb [signed-by={}] {mirror} {suite} main\n", keyring()?),
-            )?;
+            let keyring = keyring()?;
+            let lines =
+                suites.map(|suite| format!("deb [signed-by={keyring}] {mirror} {suite} main\n"));
+            fs::write(&list, lines.collect::<String>())?;
             config.push_str(&format!(
-                "Dir::Etc::sourcelist \"{}\";\nDir::Etc::sourceparts \"/dev/null\";\n\
-                 Dir::State::status \"/dev/null\";\n",
+                "Dir::Etc::sourcelist \"{}\";\nDir::Etc::sourceparts \"/dev/null\";\n",
                 list.display()
             ));
+            config.push_str(&match sources {
+                Sources::Onto { suite, .. } => format!("APT::Default-Release \"{suite}\";\n"),
+                _ => "Dir::State::status \"/dev/null\";\n".to_owned(),
+            });
         }
         let apt = Self {
             config: dir.join("apt.conf"),
@@ -77,11 +103,17 @@ impl Apt {
         fs::write(&apt.config, config)?;
         let update = child::stdout_of(apt.command("apt-get").args(["-qq", "update"]));
         match sources {
-            Sources::Debian { .. } => update.map(drop)?,
+            Sources::Debian { .. } | Sources::Onto { .. } => update.map(drop)?,
             // Another party's broken source must not stand in the way: what is missing shows later.
             Sources::Machine => drop(update),
         }
         Ok(apt)
+    }
+
+    /// The packages whose names begin so.
+    pub fn names(&self, beginning: &str) -> Result<Vec<String>> {
+        let names = child::stdout_of(self.command("apt-cache").args(["pkgnames", beginning]))?;
+        Ok(unique_lines(&names))
     }
 
     /// The versions of a package that the sources hold, as `apt-cache madison` lists them.
@@ -152,7 +184,9 @@ pub fn mirrors() -> Result<Vec<String>> {
                 .env("LC_ALL", "C"),
         )
     };
-    let known = targets(&["Origin: Debian", "Label: Debian"])?;
+    let mut known = targets(&["Origin: Debian", "Label: Debian"])?;
+    // Security updates come from a place of their own.
+    known += &targets(&["Origin: Debian", "Label: Debian-Security"])?;
     let mirrors = unique_lines(&known);
     if !mirrors.is_empty() {
         return Ok(mirrors);

@@ -94,7 +94,7 @@ fn wrapper(real: &Path, libraries: &BTreeSet<PathBuf>) -> String {
 }
 
 /// The directories below `root` that hold shared libraries which programs link to.
-fn library_dirs(root: &Path) -> Result<BTreeSet<PathBuf>> {
+pub fn library_dirs(root: &Path) -> Result<BTreeSet<PathBuf>> {
     let mut found = BTreeSet::new();
     let mut pending = vec![root.to_owned()];
     while let Some(dir) = pending.pop() {

@@ -97,6 +97,12 @@ impl Binaries {
         Ok(found)
     }
 
+    /// The programs that integration tests start, by name.
+    pub fn programs(&self) -> impl Iterator<Item = (&str, &Path)> {
+        let programs = self.programs.iter();
+        programs.map(|(name, program)| (name.as_str(), program.as_path()))
+    }
+
     /// The environment that a test may count on.
     pub fn variables(&self, of: &Binary, path: &OsStr, skips: &Path) -> Vec<(String, OsString)> {
         let mut variables = vec![
