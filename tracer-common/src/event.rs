@@ -105,6 +105,9 @@ pub mod flags {
     /// The network namespace is being taken down: nobody holds it any more. Told of minisockets and
     /// at CLOSE.
     pub const NETNS_DYING: u16 = 1 << 6;
+    /// The current thread is in sendto() or sendmsg(), and acts: the way to SOCK_DESTROY. Told of
+    /// [`super::Kind::TimerCancel`].
+    pub const IN_SEND: u16 = 1 << 7;
 }
 
 /// Bits of [`CloseFacts::marks`].
@@ -125,6 +128,8 @@ pub mod marks {
     pub const REPAIR: u16 = 1 << 6;
     /// The local port was bound by bind().
     pub const PORT_BOUND: u16 = 1 << 7;
+    /// All that was sent is acknowledged, the FIN included where there was one.
+    pub const ALL_ACKED: u16 = 1 << 8;
 }
 
 /// The start of every record.

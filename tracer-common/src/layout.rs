@@ -121,6 +121,10 @@ offsets! {
     rcv_nxt: "tcp_sock"."rcv_nxt", 4;
     /// First sequence number that the application has not read.
     copied_seq: "tcp_sock"."copied_seq", 4;
+    /// First sequence number that the peer has not acknowledged.
+    snd_una: "tcp_sock"."snd_una", 4;
+    /// The sequence number behind all that was written, the FIN included.
+    write_seq: "tcp_sock"."write_seq", 4;
     /// Segments sent.
     segs_out: "tcp_sock"."segs_out", 4;
     /// Segments received.
@@ -157,6 +161,8 @@ offsets! {
     skb_len: "sk_buff"."len", 4;
     /// A thread's PF_* bits.
     task_flags: "task_struct"."flags", 4;
+    /// The system call that a thread is in: the low word of its number.
+    task_call: "pt_regs"."orig_ax" | "syscallno", 0, optional;
     /// A thread's process.
     task_leader: "task_struct"."group_leader", 8;
     /// A thread's name.

@@ -5,7 +5,7 @@
 //! the current task leads: the run queue. BTF tells how far apart the two are. Other architectures
 //! keep it in the task. Kernels with PREEMPT_RT do not count softirqs there, and nothing is told.
 
-use aya_ebpf::helpers::generated::bpf_get_current_task_btf;
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
 use tracer_common::event::flags;
 use tracer_common::layout::ABSENT;
 
@@ -29,6 +29,26 @@ pub fn flags() -> u16 {
         Some(_) if is_kernel_thread() => 0,
         Some(_) => flags::IN_TASK,
         None => 0,
+    }
+}
+
+/// [`flags::IN_SEND`] where the current task is in sendto() or sendmsg(), else 0. For a task that
+/// acts alone: another's is whatever was interrupted.
+#[inline(always)]
+pub fn sending() -> u16 {
+    if constant!(OFFSETS.task_call) == ABSENT {
+        return 0;
+    }
+    // SAFETY: the helper takes the typed pointer of the other, and its own is typed.
+    let call: u32 = unsafe {
+        let registers = bpf_task_pt_regs(bpf_get_current_task_btf() as *mut _);
+        load(registers as *const u8, constant!(OFFSETS.task_call))
+    };
+    let [sendto, sendmsg] = constant!(SEND_CALLS);
+    if call == sendto || call == sendmsg {
+        flags::IN_SEND
+    } else {
+        0
     }
 }
 

@@ -55,6 +55,10 @@ pub static TW_TIMER_HANDLER: u64 = 0;
 #[unsafe(no_mangle)]
 pub static RUN_QUEUE_TO_PREEMPT_COUNT: i32 = 0;
 
+/// Numbers of the system calls sendto() and sendmsg().
+#[unsafe(no_mangle)]
+pub static SEND_CALLS: [u32; 2] = [u32::MAX; 2];
+
 /// Number of tcp_send_reset's arguments: 2, or 3 with the reason (6.10 and later).
 #[unsafe(no_mangle)]
 pub static SEND_RESET_ARGUMENTS: u32 = 2;

@@ -232,6 +232,10 @@ fn close_marks(sock: Sock, tcp: Tcp) -> u16 {
     if tcp.load::<u8>(constant!(OFFSETS.repair)) & constant!(REPAIR_MASK) != 0 {
         bits |= marks::REPAIR;
     }
+    if tcp.load::<u32>(constant!(OFFSETS.snd_una)) == tcp.load::<u32>(constant!(OFFSETS.write_seq))
+    {
+        bits |= marks::ALL_ACKED;
+    }
     if sock.load::<u8>(constant!(OFFSETS.user_locks)) & constant!(PORT_LOCK_MASK) != 0 {
         bits |= marks::PORT_BOUND;
     }

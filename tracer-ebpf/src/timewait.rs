@@ -234,6 +234,9 @@ impl Copied {
         if self.is_net_dying() {
             bits |= flags::NETNS_DYING;
         }
+        if kind as u8 == Kind::TimerCancel as u8 && bits & flags::IN_TASK != 0 {
+            bits |= context::sending();
+        }
         let subject = pass.signs(Subject {
             family: 4,
             flags: bits,

@@ -299,6 +299,9 @@ impl Probes {
     }
 }
 
+/// The system calls that lead to SOCK_DESTROY. (Those of 32-bit programs have other numbers.)
+const SEND_CALLS: [u32; 2] = [libc::SYS_sendto as u32, libc::SYS_sendmsg as u32];
+
 /// What is written into the object's .rodata.
 struct Constants {
     layout: Layout,
@@ -324,6 +327,7 @@ fn load(
             &constants.layout.run_queue_to_preempt_count,
             true,
         )
+        .override_global("SEND_CALLS", &SEND_CALLS, true)
         .override_global(
             "SEND_RESET_ARGUMENTS",
             &constants.send_reset_arguments,

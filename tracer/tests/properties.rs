@@ -133,7 +133,7 @@ impl Life {
         self.push(1_000, Body::TimerStart(first));
         self.socket = full;
         let facts = CloseFacts {
-            marks: marks::DEAD,
+            marks: marks::DEAD | marks::ALL_ACKED,
             shutdown: 3,
             segs_in: 9,
             ..CloseFacts::default()
@@ -214,7 +214,7 @@ fn life(number: u16, (start, server, way, end, wait): (u64, bool, u8, u8, u64)) 
             life.step(SECOND, Established, CloseWait);
             life.step(SECOND, CloseWait, LastAck);
             let facts = CloseFacts {
-                marks: marks::DEAD,
+                marks: marks::DEAD | marks::ALL_ACKED,
                 shutdown: 3,
                 ..CloseFacts::default()
             };
@@ -239,7 +239,7 @@ fn life(number: u16, (start, server, way, end, wait): (u64, bool, u8, u8, u64)) 
             life.step(SECOND, Established, FinWait1);
             life.push(SECOND, Body::ResetReceived { state: 4 });
             let facts = CloseFacts {
-                marks: marks::DEAD,
+                marks: marks::DEAD | marks::ALL_ACKED,
                 error: libc::ECONNRESET as u16,
                 shutdown: 3,
                 ..CloseFacts::default()

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! and a row of [`SAVED`]. The running kernel is saved by
-//! `TRACER_SAVE_BTF=FILE cargo test -p tracer --lib -- --ignored btf::saved`.
+//! `TRACER_SAVE_BTF=FILE cargo test -p tracer --lib btf::saved`.
 
 use super::*;
 use crate::btf::format::minimise::{Wanted, minimise};
@@ -109,8 +109,11 @@ fn what_is_read_of_saved_kernels_is_what_another_tool_reads() {
 }
 
 #[test]
-#[ignore = "saves the running kernel's BTF to the file that TRACER_SAVE_BTF names"]
 fn the_running_kernel_says_the_same_when_cut_down() {
+    if !Path::new(VMLINUX).exists() {
+        println!("this kernel has no BTF");
+        return;
+    }
     let full = KernelBtf::from_file(Path::new(VMLINUX)).expect("the kernel's BTF");
     let file = minimise(&full.types, &wanted());
     let types = Types::parse(file.clone()).expect("BTF");

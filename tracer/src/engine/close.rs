@@ -40,6 +40,8 @@ pub(super) struct Evidence {
     pub whole: bool,
     /// No record was lost since the state that was left had begun.
     pub whole_in_state: bool,
+    /// A process held the socket's lock.
+    pub owned: bool,
     /// The network namespace was being taken down.
     pub netns_dying: bool,
     /// `tcp_reset()` ran just before.
@@ -63,8 +65,29 @@ impl Evidence {
         self.has(marks::DEAD)
     }
 
+    /// No error ended it. With IP_RECVERR one that an ICMP message brought stays in the socket until
+    /// somebody fetches it, and ends nothing once the connection is established.
     fn no_error(&self) -> bool {
-        self.facts_seen && self.facts.error == 0
+        let error = self.facts.error;
+        let ends_it = [ECONNRESET, EPIPE, ETIMEDOUT, ECONNABORTED].contains(&error);
+        let left_over = !ends_it && !self.opening() && !self.ran_out();
+        self.facts_seen && (error == 0 || left_over)
+    }
+
+    /// It was never established.
+    fn opening(&self) -> bool {
+        matches!(self.from, SynSent | SynRecv)
+    }
+
+    /// Something was sent again and again, and its end has an error of the way there.
+    fn ran_out(&self) -> bool {
+        self.facts.error == self.facts.soft_error
+            && (self.facts.retransmits > 0 || self.facts.probes_out > 0)
+    }
+
+    /// Our FIN was acknowledged.
+    fn fin_acked(&self) -> bool {
+        self.has(marks::ALL_ACKED)
     }
 
     fn reset_sent(&self) -> bool {
@@ -95,12 +118,22 @@ impl Evidence {
         error != 0 && (error == ETIMEDOUT || error == self.facts.soft_error)
     }
 
+    /// Both FINs may have come and been acknowledged.
+    fn may_be_over(&self) -> bool {
+        match self.from {
+            FinWait2 => self.has(marks::DONE),
+            Closing | LastAck => self.fin_acked(),
+            _ => false,
+        }
+    }
+
     /// A minisocket was due and none was made, although we would have seen it.
     fn no_minisocket(&self) -> bool {
         self.sees_timers
             && self.sees_resets
             && self.whole_in_state
             && self.orderly()
+            && self.fin_acked()
             && !self.reset_sent_in_state
             && self.facts.linger2 >= 0
             && (self.dead() || (self.has(marks::DONE) && !self.linger_zero()))
@@ -221,7 +254,7 @@ pub(super) static RULES: &[Rule] = &[
         (Kind::ListenerClosed, By::Local, None), &["it was a listener"])),
     no_reset(rule("netns exit", |e| e.netns_dying && e.orderly() && !e.timer_started,
         aborted(Cause::NetnsExit), &["its network namespace was taken down"])),
-    no_reset(rule("passive close", |e| e.from == LastAck && e.orderly(),
+    no_reset(rule("passive close", |e| e.from == LastAck && e.orderly() && e.fin_acked(),
         PASSIVE, &["the peer's FIN came first", "our FIN was acknowledged"])),
 
     // A minisocket took over: an orderly close.
@@ -291,7 +324,7 @@ pub(super) static RULES: &[Rule] = &[
         failed(By::Local, Cause::TupleInUse), &["no SYN was sent", "the local port was bound"])),
     acts(rule("connect failed at once", |e| e.nothing_sent(),
         (Kind::ConnectFailed, By::Local, None), &["no SYN was sent"])),
-    acts(rule("disconnected while connecting", |e| e.from == SynSent && e.no_error(),
+    acts(rule("disconnected while connecting", |e| e.from == SynSent && e.no_error() && e.owned,
         failed(By::Local, Cause::Abandoned), &["it was disconnected while connecting"])),
     rule("handshake aborted",
         |e| e.from == SynRecv && e.no_error() && e.has(marks::NO_SOCKET) && !e.dead(),
@@ -309,7 +342,10 @@ pub(super) static RULES: &[Rule] = &[
         reset_sent(Cause::UnreadData), &["close() left data unread"])),
     acts(rule("linger zero", |e| e.no_error() && e.shut_down() && !e.dead() && e.linger_zero(),
         reset_sent(Cause::LingerZero), &["SO_LINGER is 0"])),
-    acts(rule("disconnect", |e| e.no_error() && !e.shut_down() && !e.dead(),
+    // Of what else a process does to a socket that it holds nothing is left. An error that another
+    // thread fetched before CLOSE came is left: a timer holds no lock for a process.
+    acts(rule("disconnect",
+        |e| e.no_error() && !e.dead() && e.owned && (!e.shut_down() || !e.may_be_over()),
         reset_sent(Cause::Disconnect), &["connect(AF_UNSPEC) disconnected it"])),
 
     // No process held the socket any more.

@@ -7,6 +7,7 @@ fn plain(from: TcpState) -> Evidence {
         facts: CloseFacts {
             shutdown: SHUTDOWN_BOTH,
             segs_out: 3,
+            marks: marks::ALL_ACKED,
             ..CloseFacts::default()
         },
         facts_seen: true,
@@ -17,6 +18,7 @@ fn plain(from: TcpState) -> Evidence {
         sees_resets: true,
         whole: true,
         whole_in_state: true,
+        owned: true,
         netns_dying: false,
         reset_received: false,
         reset_sent_in_state: false,
@@ -28,7 +30,7 @@ fn plain(from: TcpState) -> Evidence {
 
 fn dead(from: TcpState) -> Evidence {
     let mut evidence = plain(from);
-    evidence.facts.marks = marks::DEAD;
+    evidence.facts.marks |= marks::DEAD;
     evidence
 }
 
@@ -54,7 +56,7 @@ fn cases() -> Vec<(&'static str, Evidence)> {
     let received = |from| with(plain(from), |e| e.reset_received = true);
     let unaccepted = |from| {
         with(plain(from), |e| {
-            e.facts.marks = marks::NO_SOCKET;
+            e.facts.marks |= marks::NO_SOCKET;
             e.facts.shutdown = 0;
         })
     };
@@ -123,7 +125,7 @@ fn cases() -> Vec<(&'static str, Evidence)> {
             "keepalive",
             gave_up(|e| {
                 e.reset_sent_before = true;
-                e.facts.marks = marks::KEEP_OPEN;
+                e.facts.marks |= marks::KEEP_OPEN;
                 e.facts.probes_out = 9;
             }),
         ),
@@ -131,7 +133,7 @@ fn cases() -> Vec<(&'static str, Evidence)> {
         (
             "keepalive or zero window",
             gave_up(|e| {
-                e.facts.marks = marks::KEEP_OPEN;
+                e.facts.marks |= marks::KEEP_OPEN;
                 e.facts.probes_out = 9;
                 e.whole = false;
             }),
@@ -145,13 +147,13 @@ fn cases() -> Vec<(&'static str, Evidence)> {
         ),
         (
             "repair",
-            with(plain(Established), |e| e.facts.marks = marks::REPAIR),
+            with(plain(Established), |e| e.facts.marks |= marks::REPAIR),
         ),
         ("closed while connecting", plain(SynSent)),
         ("no port", with(at_once, |e| e.local_port = false)),
         (
             "tuple in use",
-            with(at_once, |e| e.facts.marks = marks::PORT_BOUND),
+            with(at_once, |e| e.facts.marks |= marks::PORT_BOUND),
         ),
         ("connect failed at once", at_once),
         (
@@ -162,12 +164,12 @@ fn cases() -> Vec<(&'static str, Evidence)> {
         ("unaccepted", unaccepted(CloseWait)),
         (
             "simultaneous close, no minisocket, held",
-            with(plain(Closing), |e| e.facts.marks = marks::DONE),
+            with(plain(Closing), |e| e.facts.marks |= marks::DONE),
         ),
         (
             "active close, no minisocket, held",
             with(plain(FinWait2), |e| {
-                e.facts.marks = marks::DONE;
+                e.facts.marks |= marks::DONE;
                 e.facts.unread = 7;
             }),
         ),
@@ -178,7 +180,7 @@ fn cases() -> Vec<(&'static str, Evidence)> {
         (
             "linger zero",
             with(plain(Established), |e| {
-                e.facts.marks = marks::LINGER | marks::LINGER_ZERO
+                e.facts.marks |= marks::LINGER | marks::LINGER_ZERO
             }),
         ),
         (
@@ -292,12 +294,55 @@ fn what_was_lost_after_tcp_reset_may_have_been_our_own_rst() {
     let lossy = |from, shutdown| {
         with(plain(from), |e| {
             e.reset_received = true;
+            e.facts.error = libc::ECONNRESET as u16;
             e.facts.shutdown = shutdown;
             e.whole = false;
         })
     };
     assert_eq!(decide(&lossy(Established, 0)).cause, Some(Cause::PeerReset));
     assert_eq!(decide(&lossy(FinWait1, 3)).kind, Kind::Unknown);
+}
+
+#[test]
+fn last_ack_and_closing_that_end_before_our_fin_is_acknowledged_were_given_up() {
+    let unacked = |from, more: u16| with(plain(from), |e| e.facts.marks = more);
+    for from in [LastAck, Closing] {
+        assert_eq!(decide(&unacked(from, 0)).cause, Some(Cause::Disconnect));
+        let lingering = marks::LINGER | marks::LINGER_ZERO;
+        assert_eq!(
+            decide(&unacked(from, lingering)).cause,
+            Some(Cause::LingerZero)
+        );
+    }
+}
+
+#[test]
+fn an_icmp_error_that_nobody_fetched_ends_no_established_connection() {
+    let unread = with(plain(Established), |e| {
+        error(libc::EHOSTUNREACH)(e);
+        e.facts.unread = 1;
+    });
+    assert_eq!(decide(&unread).cause, Some(Cause::UnreadData));
+    let passive = with(dead(LastAck), error(libc::EHOSTUNREACH));
+    assert_eq!(decide(&passive).kind, Kind::Passive);
+    // As a timer's, it is the errno of a time-out.
+    let ran_out = with(plain(Established), |e| {
+        error(libc::EHOSTUNREACH)(e);
+        e.facts.soft_error = e.facts.error;
+        e.facts.retransmits = 3;
+    });
+    assert_eq!(decide(&ran_out).cause, Some(Cause::Retransmission));
+}
+
+#[test]
+fn a_timers_error_that_another_thread_fetched_makes_no_disconnect() {
+    for from in [SynSent, Established] {
+        let evidence = with(plain(from), |e| {
+            e.owned = false;
+            e.facts.shutdown = 0;
+        });
+        assert_eq!(decide(&evidence).kind, Kind::Unknown, "{from:?}");
+    }
 }
 
 #[test]
@@ -336,7 +381,7 @@ fn last_ack_that_ends_with_an_rst_is_no_passive_close() {
 fn unread_data_is_told_before_linger_as_the_kernel_checks() {
     let evidence = with(plain(Established), |e| {
         e.facts.unread = 1;
-        e.facts.marks = marks::LINGER | marks::LINGER_ZERO;
+        e.facts.marks |= marks::LINGER | marks::LINGER_ZERO;
     });
     assert_eq!(decide(&evidence).cause, Some(Cause::UnreadData));
 }

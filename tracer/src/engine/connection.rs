@@ -77,6 +77,7 @@ pub(super) struct FinWait2Step {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Closing {
     pub facts: Option<CloseFacts>,
+    pub owned: bool,
     pub netns_dying: bool,
     pub reset_sent_in_state: bool,
     pub reset_sent_before: bool,

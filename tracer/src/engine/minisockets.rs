@@ -107,7 +107,8 @@ impl Engine {
             reset: false,
             data: false,
             candidate: self.connecting_candidate(id, shown.tid),
-            by_task: event.flags & flags::IN_TASK != 0,
+            in_send: event.flags & flags::IN_SEND != 0,
+            in_softirq: event.flags & flags::IN_SOFTIRQ != 0,
             netns_dying: event.flags & flags::NETNS_DYING != 0,
         };
         self.set_life(id, Life::Cancelled(cancel));
@@ -261,7 +262,7 @@ impl Engine {
             let how = if cancel.data || reset_sent {
                 How::Data
             } else {
-                self.without_successor(&cancel)
+                self.without_successor(id, &cancel)
             };
             (how != How::Unknown).then_some(how)
         } else {
@@ -275,13 +276,20 @@ impl Engine {
         }
     }
 
-    /// What killed a minisocket that nobody took over. Two things alone do it in process context:
-    /// connect(), which would be known, and SOCK_DESTROY.
-    pub(super) fn without_successor(&self, cancel: &Cancel) -> How {
+    /// What killed a minisocket, if no event that followed told.
+    pub(super) fn without_successor(&self, id: Id, cancel: &Cancel) -> How {
         let from = Timestamp(cancel.at.0.saturating_sub(CONNECT));
-        let knows_connecting = !self.losses.touch(from, cancel.at);
-        if cancel.by_task && cancel.candidate.is_none() && knows_connecting {
+        let whole = !self.losses.touch(from, cancel.at);
+        let in_time_wait = self.minisocket(id).is_some_and(|mini| mini.entry.is_some());
+        if !whole {
+            How::Unknown
+        } else if cancel.in_send && cancel.candidate.is_none() {
+            // Nothing that is sent kills a minisocket but a request to the kernel; or a connect(),
+            // which would be known.
             How::Destroyed
+        } else if cancel.in_softirq && in_time_wait && self.config.sees_segments {
+            // An RST would have been seen: it was a SYN, whose handshake nobody finished.
+            How::ReusedBySyn
         } else {
             How::Unknown
         }

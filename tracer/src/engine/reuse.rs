@@ -93,7 +93,7 @@ impl Engine {
         if connecting && waited < CONNECT {
             self.timers.await_end(self.now, id);
         } else {
-            let how = self.without_successor(&cancel);
+            let how = self.without_successor(id, &cancel);
             self.end_killed(id, &cancel, how);
         }
     }
@@ -101,7 +101,7 @@ impl Engine {
     /// The stream has ended: no successor will come.
     pub(super) fn give_up_reuse(&mut self, id: Id) {
         if let Some(Life::Killed(cancel)) = self.minisocket(id).map(|minisocket| minisocket.life) {
-            let how = self.without_successor(&cancel);
+            let how = self.without_successor(id, &cancel);
             self.end_killed(id, &cancel, how);
         }
     }

@@ -59,6 +59,7 @@ impl Engine {
         };
         let closing = Closing {
             facts: Some(*facts),
+            owned: event.flags & flags::OWNED != 0,
             netns_dying: event.flags & flags::NETNS_DYING != 0,
             reset_sent_in_state: connection.reset_sent.is_some(),
             reset_sent_before: connection
@@ -346,6 +347,7 @@ pub(super) fn decide(connection: &mut Connection, config: &Config, losses: &Loss
         sees_resets: config.sees_resets,
         whole,
         whole_in_state: whole_since(connection.timeline.arrival(from)),
+        owned: closing.owned,
         netns_dying: closing.netns_dying,
         reset_received: connection.reset_received,
         reset_sent_in_state: closing.reset_sent_in_state,

@@ -118,8 +118,10 @@ pub(super) struct Cancel {
     pub data: bool,
     /// The connection whose connect() may have done it.
     pub candidate: Option<Id>,
-    /// A process did it, not a segment or a timer.
-    pub by_task: bool,
+    /// Its context: a softirq,
+    pub in_softirq: bool,
+    /// or a process that sends something: to SOCK_DESTROY, for instance.
+    pub in_send: bool,
     /// The network namespace was being taken down.
     pub netns_dying: bool,
 }

@@ -3,7 +3,8 @@
 //! ```text
 //! config hz=250 timers=yes segments=yes resets=yes schedules=no transitions=no
 //! socket NAME cookie=1 address=0x10 flow=10.0.0.5:40112>10.0.0.9:80 [v6socket]
-//! SECONDS NAME FROM>TO [key=value…]          a step; to CLOSE with facts
+//! SECONDS NAME FROM>TO [key=value…]          a step; to CLOSE with facts (unacked: not all that was
+//!                                            sent is acknowledged)
 //! SECONDS NAME task [FROM>TO] tid=812        who made the step before
 //! SECONDS NAME timer_start|timer_cancel|timer_expire|schedule TIME_WAIT|FIN_WAIT2 [left=jiffies|expires=jiffies]
 //! SECONDS NAME segment TIME_WAIT [tcp=FIN|RST|…] [payload=10]
@@ -17,7 +18,7 @@
 //! finish
 //! ```
 //!
-//! Every event takes `cpu=`, `seq=`, `recovered`, `owned`, `by_task`, `dying`, `cookie=`, `address=`, `flow=`,
+//! Every event takes `cpu=`, `seq=`, `recovered`, `owned`, `in_send`, `in_softirq`, `dying`, `cookie=`, `address=`, `flow=`,
 //! `local_port=`. Jiffies run from 1,000,000 at second 0; `expires` stays as it was set last.
 
 use std::collections::HashMap;
@@ -247,7 +248,8 @@ impl Script {
         for (word, bit) in [
             ("recovered", flags::RECOVERED),
             ("owned", flags::OWNED),
-            ("by_task", flags::IN_TASK),
+            ("in_send", flags::IN_TASK | flags::IN_SEND),
+            ("in_softirq", flags::IN_SOFTIRQ),
             ("dying", flags::NETNS_DYING),
         ] {
             bits |= if words.has(word) { bit } else { 0 };
@@ -277,7 +279,11 @@ impl Script {
             let detail = words.number("detail", 0)?;
             return Ok(Body::Transition { from, to, detail });
         }
-        let mut bits = 0;
+        let mut bits = if words.has("unacked") {
+            0
+        } else {
+            marks::ALL_ACKED
+        };
         for mark in words.value("marks").unwrap_or("DEAD").split('|') {
             bits |= match mark {
                 "DEAD" => marks::DEAD,

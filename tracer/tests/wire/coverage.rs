@@ -17,6 +17,7 @@ use Proof::{Elsewhere, Scripts};
 #[rustfmt::skip]
 const PROOFS: &[(&str, Proof)] = &[
     ("listener closed", Scripts(&["a_listener_that_closes_resets_whom_nobody_accepted"])),
+    ("netns exit", Elsewhere("scenarios: sockets of processes hold their namespace, so that only a kernel module's can be in one that goes")),
     ("passive close", Scripts(&["the_peer_closes_first_and_the_last_ack_ends_it"])),
     ("simultaneous close", Scripts(&[
         "our_fin_and_the_peers_cross_and_lead_through_closing_into_time_wait",
@@ -58,6 +59,7 @@ const PROOFS: &[(&str, Proof)] = &[
         "an_unreachable_host_fails_a_connect_by_icmp",
         "an_unreachable_port_ends_a_simultaneous_open_by_icmp",
     ])),
+    ("refused or unreachable", Elsewhere("close_tests: the resets' probes are missing, or records were lost")),
     ("handshake failed", Scripts(&["a_fast_open_child_that_nobody_acknowledges_is_given_up"])),
     ("user timeout", Scripts(&[
         "the_user_timeout_ends_retransmissions",
@@ -66,6 +68,7 @@ const PROOFS: &[(&str, Proof)] = &[
     ])),
     ("keepalive", Scripts(&["keepalive_probes_that_nobody_answers_end_the_connection"])),
     ("zero window", Scripts(&["a_window_that_stays_closed_ends_the_connection"])),
+    ("keepalive or zero window", Elsewhere("close_tests: the resets' probes are missing, or records were lost")),
     ("retransmission", Scripts(&[
         "retransmissions_that_nobody_acknowledges_end_the_connection",
         "an_orphans_fin_that_nobody_acknowledges_is_given_up",

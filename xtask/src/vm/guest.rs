@@ -100,7 +100,7 @@ impl Script {
     pub fn saving_btf(binaries: &Binaries, chosen: &[&Binary]) -> Self {
         let mut script = BEGINNING.to_owned();
         for binary in chosen {
-            let words = " --ignored btf::saved::";
+            let words = " btf::saved::the_running_kernel";
             script += &run(
                 binaries,
                 binary,
