@@ -149,7 +149,6 @@ fn cases() -> Vec<(&'static str, Evidence)> {
             "repair",
             with(plain(Established), |e| e.facts.marks |= marks::REPAIR),
         ),
-        ("closed while connecting", plain(SynSent)),
         ("no port", with(at_once, |e| e.local_port = false)),
         (
             "tuple in use",
@@ -157,7 +156,7 @@ fn cases() -> Vec<(&'static str, Evidence)> {
         ),
         ("connect failed at once", at_once),
         (
-            "disconnected while connecting",
+            "given up while connecting",
             with(plain(SynSent), |e| e.facts.shutdown = 0),
         ),
         ("handshake aborted", unaccepted(SynRecv)),
@@ -262,11 +261,10 @@ fn the_verdicts_are_as_reviewed() {
     retransmission: TimedOut None Retransmission
     reset by the peer, told by the error: ResetReceived Peer PeerReset
     repair: Aborted None Repair
-    closed while connecting: ConnectFailed Local Abandoned task
     no port: ConnectFailed Local NoPort task
     tuple in use: ConnectFailed Local TupleInUse task
     connect failed at once: ConnectFailed Local - task
-    disconnected while connecting: ConnectFailed Local Abandoned task
+    given up while connecting: ConnectFailed Local Abandoned task
     handshake aborted: Aborted None HandshakeAborted
     unaccepted: ResetSent Local Unaccepted task
     simultaneous close, no minisocket, held: Simultaneous Both Fin overflow no-reset

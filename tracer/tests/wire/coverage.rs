@@ -76,13 +76,13 @@ const PROOFS: &[(&str, Proof)] = &[
     ])),
     ("reset by the peer, told by the error", Elsewhere("close_tests: an event was lost")),
     ("repair", Scripts(&["a_socket_under_repair_goes_without_a_word"])),
-    ("closed while connecting", Scripts(&["a_socket_that_is_closed_while_connecting_is_abandoned"])),
     ("no port", Scripts(&["a_connect_that_finds_no_free_port_says_so"])),
     ("tuple in use", Scripts(&["a_connect_from_a_bound_port_whose_tuple_is_taken_says_so"])),
     ("connect failed at once", Scripts(&[
         "a_route_that_is_refused_once_the_port_is_known_fails_a_connect_at_once",
     ])),
-    ("disconnected while connecting", Scripts(&[
+    ("given up while connecting", Scripts(&[
+        "a_socket_that_is_closed_while_connecting_is_abandoned",
         "a_socket_that_is_disconnected_while_connecting_is_abandoned",
     ])),
     ("handshake aborted", Scripts(&["a_fast_open_child_that_nobody_accepted_goes_with_its_listener"])),
