@@ -162,11 +162,11 @@ fn cases() -> Vec<(&'static str, Evidence)> {
         ("handshake aborted", unaccepted(SynRecv)),
         ("unaccepted", unaccepted(CloseWait)),
         (
-            "simultaneous close, no minisocket, held",
+            "simultaneous close, no minisocket",
             with(plain(Closing), |e| e.facts.marks |= marks::DONE),
         ),
         (
-            "active close, no minisocket, held",
+            "active close, no minisocket",
             with(plain(FinWait2), |e| {
                 e.facts.marks |= marks::DONE;
                 e.facts.unread = 7;
@@ -198,8 +198,6 @@ fn cases() -> Vec<(&'static str, Evidence)> {
             with(dead(FinWait2), answered),
         ),
         ("FIN_WAIT2 timeout", with(dead(FinWait2), sent_before)),
-        ("simultaneous close, no minisocket", dead(Closing)),
-        ("active close, no minisocket", dead(FinWait2)),
         (
             "orphan limit or memory",
             with(dead(FinWait1), |e| e.reset_sent_after = true),
@@ -267,16 +265,14 @@ fn the_verdicts_are_as_reviewed() {
     given up while connecting: ConnectFailed Local Abandoned task
     handshake aborted: Aborted None HandshakeAborted
     unaccepted: ResetSent Local Unaccepted task
-    simultaneous close, no minisocket, held: Simultaneous Both Fin overflow no-reset
-    active close, no minisocket, held: Active Local Fin overflow no-reset
+    simultaneous close, no minisocket: Simultaneous Both Fin overflow no-reset
+    active close, no minisocket: Active Local Fin overflow no-reset
     unread data: ResetSent Local UnreadData task
     linger zero: ResetSent Local LingerZero task
     disconnect: ResetSent Local Disconnect task
     linger2: ResetSent Local Linger2
     data after close, at the ACK of our FIN: ResetSent Local DataAfterClose
     FIN_WAIT2 timeout: TimedOut None FinWait2
-    simultaneous close, no minisocket: Simultaneous Both Fin overflow no-reset
-    active close, no minisocket: Active Local Fin overflow no-reset
     orphan limit or memory: ResetSent Local OrphanOrMemory
     ");
 }

@@ -87,11 +87,14 @@ const PROOFS: &[(&str, Proof)] = &[
     ])),
     ("handshake aborted", Scripts(&["a_fast_open_child_that_nobody_accepted_goes_with_its_listener"])),
     ("unaccepted", Scripts(&["a_listener_that_closes_resets_whom_nobody_accepted"])),
-    ("simultaneous close, no minisocket, held", Scripts(&[
+    ("simultaneous close, no minisocket", Scripts(&[
         "a_full_table_of_minisockets_skips_the_time_wait_of_a_held_socket_whose_fins_crossed",
+        "a_full_table_of_minisockets_skips_the_time_wait_of_crossing_fins",
     ])),
-    ("active close, no minisocket, held", Scripts(&[
+    ("active close, no minisocket", Scripts(&[
         "a_full_table_of_minisockets_skips_the_time_wait_of_a_socket_that_is_held",
+        "a_full_table_of_minisockets_skips_the_time_wait_of_a_socket_that_holds_data",
+        "a_full_table_of_minisockets_skips_the_wait_in_fin_wait2",
     ])),
     ("unread data", Scripts(&[
         "closing_with_data_unread_resets",
@@ -112,12 +115,6 @@ const PROOFS: &[(&str, Proof)] = &[
     ])),
     ("FIN_WAIT2 timeout", Scripts(&[
         "an_old_fin_keeps_the_orphan_in_fin_wait2_until_its_keepalive_timer_resets_it",
-    ])),
-    ("simultaneous close, no minisocket", Scripts(&[
-        "a_full_table_of_minisockets_skips_the_time_wait_of_crossing_fins",
-    ])),
-    ("active close, no minisocket", Scripts(&[
-        "a_full_table_of_minisockets_skips_the_wait_in_fin_wait2",
     ])),
     ("orphan limit or memory", Scripts(&["too_many_orphans_on_the_host_reset_one_at_close"])),
 ];
