@@ -149,7 +149,6 @@ fn cases() -> Vec<(&'static str, Evidence)> {
             "repair",
             with(plain(Established), |e| e.facts.marks |= marks::REPAIR),
         ),
-        ("closed while connecting", plain(SynSent)),
         ("no port", with(at_once, |e| e.local_port = false)),
         (
             "tuple in use",
@@ -157,17 +156,17 @@ fn cases() -> Vec<(&'static str, Evidence)> {
         ),
         ("connect failed at once", at_once),
         (
-            "disconnected while connecting",
+            "given up while connecting",
             with(plain(SynSent), |e| e.facts.shutdown = 0),
         ),
         ("handshake aborted", unaccepted(SynRecv)),
         ("unaccepted", unaccepted(CloseWait)),
         (
-            "simultaneous close, no minisocket, held",
+            "simultaneous close, no minisocket",
             with(plain(Closing), |e| e.facts.marks |= marks::DONE),
         ),
         (
-            "active close, no minisocket, held",
+            "active close, no minisocket",
             with(plain(FinWait2), |e| {
                 e.facts.marks |= marks::DONE;
                 e.facts.unread = 7;
@@ -199,8 +198,6 @@ fn cases() -> Vec<(&'static str, Evidence)> {
             with(dead(FinWait2), answered),
         ),
         ("FIN_WAIT2 timeout", with(dead(FinWait2), sent_before)),
-        ("simultaneous close, no minisocket", dead(Closing)),
-        ("active close, no minisocket", dead(FinWait2)),
         (
             "orphan limit or memory",
             with(dead(FinWait1), |e| e.reset_sent_after = true),
@@ -262,23 +259,20 @@ fn the_verdicts_are_as_reviewed() {
     retransmission: TimedOut None Retransmission
     reset by the peer, told by the error: ResetReceived Peer PeerReset
     repair: Aborted None Repair
-    closed while connecting: ConnectFailed Local Abandoned task
     no port: ConnectFailed Local NoPort task
     tuple in use: ConnectFailed Local TupleInUse task
     connect failed at once: ConnectFailed Local - task
-    disconnected while connecting: ConnectFailed Local Abandoned task
+    given up while connecting: ConnectFailed Local Abandoned task
     handshake aborted: Aborted None HandshakeAborted
     unaccepted: ResetSent Local Unaccepted task
-    simultaneous close, no minisocket, held: Simultaneous Both Fin overflow no-reset
-    active close, no minisocket, held: Active Local Fin overflow no-reset
+    simultaneous close, no minisocket: Simultaneous Both Fin overflow no-reset
+    active close, no minisocket: Active Local Fin overflow no-reset
     unread data: ResetSent Local UnreadData task
     linger zero: ResetSent Local LingerZero task
     disconnect: ResetSent Local Disconnect task
     linger2: ResetSent Local Linger2
     data after close, at the ACK of our FIN: ResetSent Local DataAfterClose
     FIN_WAIT2 timeout: TimedOut None FinWait2
-    simultaneous close, no minisocket: Simultaneous Both Fin overflow no-reset
-    active close, no minisocket: Active Local Fin overflow no-reset
     orphan limit or memory: ResetSent Local OrphanOrMemory
     ");
 }

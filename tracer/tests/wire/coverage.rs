@@ -76,22 +76,25 @@ const PROOFS: &[(&str, Proof)] = &[
     ])),
     ("reset by the peer, told by the error", Elsewhere("close_tests: an event was lost")),
     ("repair", Scripts(&["a_socket_under_repair_goes_without_a_word"])),
-    ("closed while connecting", Scripts(&["a_socket_that_is_closed_while_connecting_is_abandoned"])),
     ("no port", Scripts(&["a_connect_that_finds_no_free_port_says_so"])),
     ("tuple in use", Scripts(&["a_connect_from_a_bound_port_whose_tuple_is_taken_says_so"])),
     ("connect failed at once", Scripts(&[
         "a_route_that_is_refused_once_the_port_is_known_fails_a_connect_at_once",
     ])),
-    ("disconnected while connecting", Scripts(&[
+    ("given up while connecting", Scripts(&[
+        "a_socket_that_is_closed_while_connecting_is_abandoned",
         "a_socket_that_is_disconnected_while_connecting_is_abandoned",
     ])),
     ("handshake aborted", Scripts(&["a_fast_open_child_that_nobody_accepted_goes_with_its_listener"])),
     ("unaccepted", Scripts(&["a_listener_that_closes_resets_whom_nobody_accepted"])),
-    ("simultaneous close, no minisocket, held", Scripts(&[
+    ("simultaneous close, no minisocket", Scripts(&[
         "a_full_table_of_minisockets_skips_the_time_wait_of_a_held_socket_whose_fins_crossed",
+        "a_full_table_of_minisockets_skips_the_time_wait_of_crossing_fins",
     ])),
-    ("active close, no minisocket, held", Scripts(&[
+    ("active close, no minisocket", Scripts(&[
         "a_full_table_of_minisockets_skips_the_time_wait_of_a_socket_that_is_held",
+        "a_full_table_of_minisockets_skips_the_time_wait_of_a_socket_that_holds_data",
+        "a_full_table_of_minisockets_skips_the_wait_in_fin_wait2",
     ])),
     ("unread data", Scripts(&[
         "closing_with_data_unread_resets",
@@ -112,12 +115,6 @@ const PROOFS: &[(&str, Proof)] = &[
     ])),
     ("FIN_WAIT2 timeout", Scripts(&[
         "an_old_fin_keeps_the_orphan_in_fin_wait2_until_its_keepalive_timer_resets_it",
-    ])),
-    ("simultaneous close, no minisocket", Scripts(&[
-        "a_full_table_of_minisockets_skips_the_time_wait_of_crossing_fins",
-    ])),
-    ("active close, no minisocket", Scripts(&[
-        "a_full_table_of_minisockets_skips_the_wait_in_fin_wait2",
     ])),
     ("orphan limit or memory", Scripts(&["too_many_orphans_on_the_host_reset_one_at_close"])),
 ];
