@@ -207,7 +207,7 @@ fn the_table_shows_a_close_to_people() {
         // A table has no meta line that tells when the probes are attached.
         while child.try_wait().expect("ask for its end").is_none() {
             server.connect().close_client_first();
-            thread::sleep(Duration::from_millis(50));
+            thread::sleep(Duration::from_millis(100));
         }
         drop(settings);
         let output = child.wait_with_output().expect("wait for the tracer");

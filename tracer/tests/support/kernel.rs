@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::ClockId;
+use tracer::btf::{KernelBtf, VMLINUX};
 
 /// Wall-clock nanoseconds, as the records' time stamps are.
 pub type Wall = i64;
@@ -63,6 +65,13 @@ impl Counters {
     pub fn since(&self, before: &Self, name: &str) -> i64 {
         self.of(name) - before.of(name)
     }
+}
+
+/// Whether the kernel shows the RSTs that answer for minisockets. Before Linux 6.10 tcp_send_reset,
+/// then of two arguments, is silent about them.
+pub fn shows_resets_of_minisockets() -> bool {
+    let kernel = KernelBtf::from_file(Path::new(VMLINUX)).expect("the kernel's BTF");
+    kernel.tracepoint_arguments("tcp_send_reset") == Some(3)
 }
 
 /// The length of a jiffy (1 / CONFIG_HZ).

@@ -62,6 +62,8 @@ impl Initramfs {
         made.add("/etc/passwd", Entry::Text(users.into(), PLAIN));
         let groups = "root:x:0:\nnogroup:x:65534:\n";
         made.add("/etc/group", Entry::Text(groups.into(), PLAIN));
+        let protocols = "icmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\n";
+        made.add("/etc/protocols", Entry::Text(protocols.into(), PLAIN));
         for module in kernel.modules()? {
             let name = module.file_name().context("a module has a name")?;
             made.add(
