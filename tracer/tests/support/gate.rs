@@ -3,6 +3,7 @@
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use crate::pace;
 use crate::witness::Witness;
 
 /// Readers measure milliseconds; the writer puts both processors under full load.
@@ -22,6 +23,9 @@ const ATTEMPTS: u32 = 3;
 /// A machine may hide events from every BPF program (see [`crate::witness`]). A test that fails
 /// while such were hidden has shown nothing and runs anew, a few times at most. One that fails
 /// otherwise has failed.
+///
+/// Nor has one shown anything whose emulated processor was away for the millisecond that tells two
+/// events apart: on such a machine what fails runs anew too. What is wrong fails each time.
 pub fn quiet(test: impl Fn()) {
     quiet_at_first(|company| {
         test();
@@ -40,10 +44,13 @@ pub fn quiet_at_first(test: impl Fn(Company)) {
         let Err(failure) = panic::catch_unwind(AssertUnwindSafe(|| test(company))) else {
             return;
         };
-        if attempt == ATTEMPTS || witness.hidden().events() == 0 {
+        let may_be_excused = witness.hidden().events() > 0 || pace::is_slow();
+        if attempt == ATTEMPTS || !may_be_excused {
             panic::resume_unwind(failure);
         }
-        println!("attempt {attempt} lacked those events: it counts for nothing");
+        println!(
+            "attempt {attempt} counts for nothing: events were hidden, or the machine is slow"
+        );
     }
 }
 

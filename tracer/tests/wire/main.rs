@@ -12,7 +12,7 @@
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "shared with tests that need more of it")]
 mod support;
-use support::{gate, kernel, lines, namespace, ndjson, sock_diag, tracer, witness};
+use support::{gate, kernel, lines, namespace, ndjson, pace, sock_diag, tracer, witness};
 
 mod coverage;
 mod expect;
