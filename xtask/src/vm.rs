@@ -36,12 +36,16 @@ use crate::{
 
 /// Tests that do not run inside, and why. Each is a part of names, as libtest's `--skip` takes it.
 /// Of the loads the others make a fiftieth, and they are patient: TRACER_TEST_SLOW=1.
-const SKIPPED: [(&str, &str); 4] = [
+const SKIPPED: [(&str, &str); 5] = [
     ("loss::", "a load that fills the ring within a second"),
     ("backlog::", "a load that fills the ring within a second"),
     (
         "interleaved::",
         "thousands at once: now and then a processor is away for the millisecond that tells two events apart",
+    ),
+    (
+        "bpf_statistics",
+        "the same load once more: the kernel's statistics change no event",
     ),
     ("promptness::", "milliseconds, and a processor's idle time"),
 ];
