@@ -2,6 +2,8 @@
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread;
+use std::time::Duration;
 
 use crate::pace;
 use crate::witness::Witness;
@@ -54,6 +56,10 @@ pub fn quiet_at_first(test: impl Fn(Company)) {
     }
 }
 
+/// How long the kernel may take to take down the namespaces of a load after the test, and some
+/// 100,000 TIME_WAITs with them: as many events at once fill the ring of a tracer that starts then.
+const TAKEN_DOWN: Duration = Duration::from_secs(2);
+
 /// Runs a test as root without all that is quiet, and without another full load. It must itself
 /// account for what the machine hides.
 pub fn alone(test: impl FnOnce()) {
@@ -62,6 +68,7 @@ pub fn alone(test: impl FnOnce()) {
     }
     let _company = LOAD.write().unwrap_or_else(PoisonError::into_inner);
     test();
+    thread::sleep(TAKEN_DOWN);
 }
 
 /// Whether this process is root. Not being it is a failure where tests must not be skipped.
