@@ -24,8 +24,8 @@ use crate::{child, workspace::Workspace};
 const SERIES: [(&str, &[&str]); 4] = [
     ("6.1", &["bookworm-security", "bookworm"]),
     ("6.12", &["trixie-security", "trixie"]),
-    ("6.18", &["trixie-backports"]),
-    ("7.3", &["trixie-backports"]),
+    ("6.18", &["trixie-backports", "trixie"]),
+    ("7.3", &["trixie-backports", "trixie"]),
 ];
 
 /// For virtual machines: the smallest of Debian's, and the first to run.
@@ -184,10 +184,10 @@ struct Package {
 }
 
 impl Package {
-    /// The package and those that newer ones leave the kernel and its modules to.
+    /// The package and those that newer ones leave configuration, kernel and modules to.
     fn parts(&self, apt: &Apt) -> Result<Vec<String>> {
         let mut parts = vec![format!("{}={}", self.name, self.version)];
-        for kind in ["linux-binary", "linux-modules"] {
+        for kind in ["linux-base", "linux-binary", "linux-modules"] {
             let part = self.name.replacen("linux-image", kind, 1);
             if !apt.versions(&part)?.is_empty() {
                 parts.push(part);
