@@ -130,6 +130,8 @@ pub mod marks {
     pub const PORT_BOUND: u16 = 1 << 7;
     /// All that was sent is acknowledged, the FIN included where there was one.
     pub const ALL_ACKED: u16 = 1 << 8;
+    /// TCP timestamps were agreed on (`tp->rx_opt.tstamp_ok`).
+    pub const TIMESTAMPS: u16 = 1 << 9;
 }
 
 /// The start of every record.

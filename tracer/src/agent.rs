@@ -10,6 +10,7 @@ use tokio::select;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::WatchConfig;
+use crate::consumer::Consumer;
 use crate::decode;
 use crate::host;
 use crate::inventory::Inventories;
@@ -138,18 +139,18 @@ enum Stopped {
     Unread,
 }
 
-struct Session {
+struct Session<C> {
     probes: Probes,
     reader: Reader,
     inventories: Inventories,
-    pipeline: Pipeline,
+    pipeline: Pipeline<C>,
     /// `None`: what a sweep skipped is not for stderr.
     skips_told: Option<Vec<Skipped>>,
     sink: Sink,
     out: BytesMut,
 }
 
-impl Session {
+impl<C: Consumer> Session<C> {
     async fn run(
         &mut self,
         signals: &mut Signals,
@@ -191,7 +192,7 @@ impl Session {
                     .handle(&StreamRecord::Clock(clock::wall_offset()), &mut self.out);
                 self.read_accounts()?;
             }
-            if end.is_some_and(|end| now >= end) {
+            if end.is_some_and(|end| now >= end) || self.pipeline.is_done() {
                 return Ok(Stopped::Asked);
             }
         }

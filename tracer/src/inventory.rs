@@ -142,6 +142,7 @@ mod tests {
             until: Timestamp(until),
             whole: true,
             found: Vec::new(),
+            owners: Vec::new(),
         })
     }
 

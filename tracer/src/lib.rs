@@ -15,12 +15,15 @@
 //! [`output`] format. [`agent`] is the one loop around all of it.
 
 pub mod agent;
+pub mod attribution;
 pub mod btf;
 pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod consumer;
 pub mod decode;
+pub mod diagnosis;
 pub mod engine;
 pub mod fdinfo;
 pub mod filter;
@@ -31,6 +34,7 @@ pub mod kallsyms;
 pub mod object;
 pub mod output;
 pub mod pipeline;
+pub mod ports;
 pub mod probes;
 pub mod reader;
 pub mod record;

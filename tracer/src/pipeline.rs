@@ -3,19 +3,20 @@
 use bytes::BytesMut;
 use tracer_common::event::Kind;
 
+use crate::consumer::Consumer;
 use crate::engine::{self, Engine, Output};
 use crate::filter::Filter;
-use crate::output::{Loss, Summary, Writer};
+use crate::output::{Loss, Summary};
 use crate::probes::{RESET_PROBES, SCHEDULE_PROBE, SEGMENT_PROBE, TIMER_PROBES};
 use crate::record::CloseKind;
 use crate::stream::{AccountReading, Meta, Purpose, Skipped, StreamRecord, Sweep};
 use crate::time::{Timestamp, WallOffset};
 
-/// The engine between the stream and a writer.
-pub struct Pipeline {
+/// The engine between the stream and a consumer.
+pub struct Pipeline<C> {
     engine: Engine,
     filter: Filter,
-    writer: Writer,
+    consumer: C,
     wall: WallOffset,
     started: Timestamp,
     received: u64,
@@ -27,7 +28,7 @@ pub struct Pipeline {
     skips_told: Vec<Skipped>,
 }
 
-impl Pipeline {
+impl<C: Consumer> Pipeline<C> {
     /// A pipeline for the host that `meta` tells of, from `started` on. Writes the first line.
     #[must_use]
     pub fn new(
@@ -35,11 +36,11 @@ impl Pipeline {
         started: Timestamp,
         wall: WallOffset,
         filter: Filter,
-        mut writer: Writer,
+        mut consumer: C,
         transitions: bool,
         out: &mut BytesMut,
     ) -> Self {
-        writer.meta(meta, started, wall, out);
+        consumer.meta(meta, started, wall, out);
         let engine = Engine::new(engine::Config {
             hz: meta.hz,
             sees_timers: TIMER_PROBES.iter().all(|probe| meta.has_probe(probe)),
@@ -47,11 +48,12 @@ impl Pipeline {
             sees_resets: RESET_PROBES.iter().all(|probe| meta.has_probe(probe)),
             sees_schedules: meta.has_probe(SCHEDULE_PROBE),
             transitions,
+            holdings: C::WANTS_HOLDINGS,
         });
         Self {
             engine,
             filter,
-            writer,
+            consumer,
             wall,
             started,
             received: 0,
@@ -75,12 +77,23 @@ impl Pipeline {
             StreamRecord::Watermark(now) => self.engine.handle_timeout(*now),
             StreamRecord::Inventory(inventory) => self.engine.handle_inventory(inventory),
             StreamRecord::Swept(sweep) => self.handle_sweep(sweep, out),
+            StreamRecord::Name(name) => self.consumer.name(name),
+            StreamRecord::Namespace(reading) => self.consumer.namespace(reading),
             StreamRecord::Clock(wall) => self.wall = *wall,
-            StreamRecord::Account(reading) => self.handle_account(reading, out),
+            StreamRecord::Account(reading) => {
+                self.handle_account(reading, out);
+                self.consumer.tick(reading.at);
+            }
             // Told once, to new().
             StreamRecord::Meta(_) => {}
         }
         self.write_outputs(out);
+    }
+
+    /// The consumer has all that it wants.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.consumer.is_done()
     }
 
     /// A record that could not be decoded has been received all the same.
@@ -102,15 +115,22 @@ impl Pipeline {
 
     /// The terminal has another size.
     pub fn resize(&mut self, size: Option<(u16, u16)>) {
-        self.writer.resize(size);
+        self.consumer.resize(size);
+    }
+
+    /// Its consumer.
+    #[must_use]
+    pub const fn consumer(&self) -> &C {
+        &self.consumer
     }
 
     /// The stream has ended at `now`: gives what is due, writes the last line, returns the account.
     pub fn finish(&mut self, now: Timestamp, out: &mut BytesMut) -> Summary {
         self.engine.finish();
         self.write_outputs(out);
+        self.consumer.tick(now);
         let summary = self.summary(now);
-        self.writer.summary(&summary, out);
+        self.consumer.summary(&summary, out);
         summary
     }
 
@@ -119,21 +139,22 @@ impl Pipeline {
             match output {
                 Output::Transition(row) => {
                     if self.filter.matches_transition(&row) {
-                        self.writer.transition(&row, self.wall, out);
+                        self.consumer.transition(&row, self.wall, out);
                     }
                 }
                 Output::Close(record) => {
                     self.closed_by_kind[record.close.kind as usize] += 1;
                     if self.filter.matches_record(&record) {
-                        self.writer.close(&record, self.wall, out);
+                        self.consumer.close(&record, self.wall, out);
                     }
                 }
                 Output::End(record) => {
                     self.time_waits_ended += u64::from(record.time_wait.is_some());
                     if self.filter.matches_record(&record) {
-                        self.writer.end(&record, self.wall, out);
+                        self.consumer.end(&record, self.wall, out);
                     }
                 }
+                Output::Holding(change) => self.consumer.holding(&change),
             }
         }
     }
@@ -142,7 +163,7 @@ impl Pipeline {
     fn handle_sweep(&mut self, sweep: &Sweep, out: &mut BytesMut) {
         self.engine.handle_sweep(sweep);
         if sweep.purpose != Purpose::Periodic || sweep.skips_more_than(&self.skips_told) {
-            self.writer.sweep(sweep, self.wall, out);
+            self.consumer.sweep(sweep, self.wall, out);
             self.skips_told.clone_from(&sweep.skipped);
         }
     }
@@ -172,7 +193,7 @@ impl Pipeline {
             missed: missed.saturating_sub(self.missed_told),
         };
         if loss.count > 0 || loss.missed > 0 {
-            self.writer.loss(&loss, self.wall, out);
+            self.consumer.loss(&loss, self.wall, out);
             self.missed_told += loss.missed;
             self.told = reading.clone();
         }
@@ -241,9 +262,9 @@ fn missed(reading: &AccountReading, doubles: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::{Format, Terminal};
+    use crate::output::{Format, Terminal, Writer};
 
-    fn pipeline(out: &mut BytesMut) -> Pipeline {
+    fn pipeline(out: &mut BytesMut) -> Pipeline<Writer> {
         let meta = Meta {
             host: "host".to_owned(),
             boot_id: String::new(),

@@ -5,8 +5,11 @@ use tracer_common::tcp::{Flow, TcpState};
 
 use crate::time::Timestamp;
 
+mod call;
+pub mod holding;
 mod names;
 
+pub use call::Call;
 pub use names::UnknownName;
 
 /// A connection, at its verdict or after its tuple is free again.
@@ -63,6 +66,9 @@ pub struct Record {
     pub uid: Option<u32>,
     /// Id of the socket's cgroup (v2), which is its directory's inode.
     pub cgroup_id: Option<u64>,
+    /// Whether TCP timestamps (RFC 7323) were in use, without which tcp_tw_reuse does nothing.
+    /// `None`: its CLOSE was not seen.
+    pub timestamps: Option<bool>,
     /// Totals, as tcp_info gives them.
     pub traffic: Option<Traffic>,
     /// What is not known and why; empty: the record is complete.

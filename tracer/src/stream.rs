@@ -6,9 +6,15 @@ use tracer_common::tcp::{Flow, TcpState};
 
 use crate::time::{Timestamp, WallOffset};
 
+mod call;
 mod inventory;
+mod name;
+mod namespace;
 
-pub use inventory::{Found, Holder, Inventory, Purpose, Skipped, Sweep};
+pub use call::{Call, FailedCall};
+pub use inventory::{Found, Holder, Inventory, Ownership, Purpose, Skipped, Sweep};
+pub use name::Name;
+pub use namespace::{Counters, NamespaceReading, Settings};
 
 /// One record of the stream.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +32,10 @@ pub enum StreamRecord {
     Inventory(Inventory),
     /// All network namespaces have been looked at.
     Swept(Sweep),
+    /// What something is called that the events from here on name by number.
+    Name(Name),
+    /// The settings and counters of a network namespace.
+    Namespace(Box<NamespaceReading>),
     /// How the wall's clock stands against the monotonic one from here on.
     Clock(WallOffset),
     /// A reading of the accounts.

@@ -25,6 +25,7 @@ const CONFIG: Config = Config {
     sees_resets: true,
     sees_schedules: false,
     transitions: true,
+    holdings: false,
 };
 
 fn flow(local: u16, peer: u16) -> Flow {
@@ -596,10 +597,7 @@ fn any_given() -> impl Strategy<Value = Given> {
                 ends_at: Timestamp(end * SECOND),
             }
         } else {
-            Holder::Socket {
-                state,
-                uid: Some(1),
-            }
+            Holder::socket(state, Some(1))
         },
     });
     let found = prop::collection::vec(found, 0..5);
@@ -612,6 +610,7 @@ fn any_given() -> impl Strategy<Value = Given> {
             until: Timestamp((from + lasts) * SECOND),
             whole,
             found,
+            owners: Vec::new(),
         })
     });
     prop_oneof![
@@ -630,6 +629,7 @@ fn nothing_found(netns_cookie: u64, at: Timestamp) -> Inventory {
         until: at,
         whole: true,
         found: Vec::new(),
+        owners: Vec::new(),
     }
 }
 

@@ -4,6 +4,7 @@ use tracer_common::event::CloseFacts;
 use tracer_common::tcp::{Flow, TcpState};
 
 use super::close::Rule;
+use super::holdings::Told;
 use super::inventory::Presence;
 use super::timeline::Timeline;
 use super::timewait::Minisocket;
@@ -59,6 +60,8 @@ pub(super) struct Connection {
     pub previous: Option<Previous>,
     /// How sock_diag's answers bear on it.
     pub presence: Presence,
+    /// What was told of how it holds its tuple.
+    pub told: Option<Box<Told>>,
     incomplete: u8,
 }
 
@@ -124,6 +127,7 @@ impl Connection {
             minisocket: None,
             previous: None,
             presence: Presence::default(),
+            told: None,
             incomplete: 0,
         }
     }

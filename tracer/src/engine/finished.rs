@@ -69,6 +69,10 @@ pub(super) fn record(connection: &Connection, stage: Stage, config: &Config) -> 
         closer: connection.closer,
         uid: connection.uid,
         cgroup_id: connection.cgroup_id,
+        timestamps: connection
+            .closing
+            .facts
+            .map(|facts| facts.marks & marks::TIMESTAMPS != 0),
         traffic: traffic(connection),
         incomplete: connection.incomplete(),
     }

@@ -118,7 +118,14 @@ impl Engine {
         self.search.number += 1;
         let number = self.search.number;
         self.search.looked_at.insert(inventory.netns_cookie);
-        for found in &inventory.found {
+        // Listeners first: what else has their port is a server's.
+        let is_listener = |found: &&Found| {
+            let state = TcpState::Listen;
+            matches!(found.holder, Holder::Socket { state: is, .. } if is == state)
+        };
+        let listeners = inventory.found.iter().filter(is_listener);
+        let others = inventory.found.iter().filter(|found| !is_listener(found));
+        for found in listeners.chain(others) {
             let id = self.on_found(inventory, found);
             if let Some(connection) = id.and_then(|id| self.table.connection_mut(id)) {
                 connection.presence = Presence {
@@ -195,7 +202,7 @@ impl Engine {
         connection.socket_is_v6 = found.socket_is_v6;
         connection.lacks(Incomplete::OpeningNotSeen);
         match found.holder {
-            Holder::Socket { state, uid } => {
+            Holder::Socket { state, uid, .. } => {
                 connection.state = Some(state);
                 connection.uid = uid;
                 if state == TcpState::Listen {

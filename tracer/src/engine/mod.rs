@@ -20,6 +20,7 @@ mod close;
 mod connection;
 mod ended;
 mod finished;
+mod holdings;
 mod inventory;
 mod loss;
 mod minisockets;
@@ -40,6 +41,7 @@ use hashbrown::HashMap;
 use tracer_common::event::flags;
 use tracer_common::tcp::TcpState;
 
+use crate::record::holding::HoldingChange;
 use crate::record::{Incomplete, Process, Record, Source, TransitionRow};
 use crate::stream::{Body, Event, Inventory, Sweep, Task};
 use crate::time::Timestamp;
@@ -71,6 +73,8 @@ pub struct Config {
     pub sees_schedules: bool,
     /// Whether to give [`Output::Transition`].
     pub transitions: bool,
+    /// Whether to give [`Output::Holding`].
+    pub holdings: bool,
 }
 
 /// What comes out.
@@ -82,6 +86,8 @@ pub enum Output {
     Close(Box<Record>),
     /// The tuple is free again: the whole record.
     End(Box<Record>),
+    /// A tuple is held otherwise than before, or free.
+    Holding(Box<HoldingChange>),
 }
 
 /// A connection that is still held.
@@ -121,7 +127,7 @@ impl Engine {
             config,
             jiffies: Jiffies::new(config.hz),
             now: Timestamp::default(),
-            table: Table::new(),
+            table: Table::new(config.holdings),
             timers: Timers::new(),
             ended: Memory::new(),
             connecting: HashMap::default(),
@@ -207,6 +213,7 @@ impl Engine {
 
     /// The next output. Call it until `None` after each event and each watermark.
     pub fn poll(&mut self) -> Option<Output> {
+        self.tell_holdings();
         let held = self.outputs.front()?.held;
         if held.is_some_and(|held| held.until > self.now) {
             return None;
@@ -363,6 +370,7 @@ impl Engine {
         let record = finished::record(&connection, Stage::End, &self.config);
         self.totals.count_end(&record);
         self.ended.remember(self.now, remembered(&connection));
+        self.tell_freed(&connection);
         self.push(Output::End(Box::new(record)));
     }
 

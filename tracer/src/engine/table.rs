@@ -7,6 +7,7 @@ use hashbrown::HashTable;
 use tracer_common::tcp::{Endpoint, Flow};
 
 use super::connection::Connection;
+use super::holdings::Told;
 use crate::record::Role;
 
 /// A place in the table, and which of the connections that have been there.
@@ -116,6 +117,8 @@ pub(super) struct Table {
     indices: [HashTable<u32>; INDICES],
     hasher: RandomState,
     next_serial: u64,
+    /// Connections that may have changed since they were last asked for; `None`: nobody asks.
+    touched: Option<Vec<Id>>,
 }
 
 #[derive(Clone, Default)]
@@ -127,8 +130,10 @@ struct Slot {
 const CHUNK: usize = 1024;
 
 impl Table {
-    pub fn new() -> Self {
+    /// An empty table; `is_watched`: it is to note which connections may have changed.
+    pub fn new(is_watched: bool) -> Self {
         Self {
+            touched: is_watched.then(Vec::new),
             chunks: Vec::new(),
             free: Vec::new(),
             len: 0,
@@ -157,7 +162,29 @@ impl Table {
         for key in keys.into_iter().flatten() {
             self.enter(key, index);
         }
-        Id { index, version }
+        let id = Id { index, version };
+        self.touch(id);
+        id
+    }
+
+    /// A connection that may have changed since it was last given, in no order.
+    pub fn next_touched(&mut self) -> Option<Id> {
+        self.touched.as_mut()?.pop()
+    }
+
+    /// Notes what was told of what a connection holds.
+    pub fn set_told(&mut self, id: Id, told: Option<Told>) {
+        if let Some(connection) = self.slot_of(id) {
+            connection.told = told.map(Box::new);
+        }
+    }
+
+    fn touch(&mut self, id: Id) {
+        if let Some(touched) = &mut self.touched
+            && touched.last() != Some(&id)
+        {
+            touched.push(id);
+        }
     }
 
     /// Lets a connection go.
@@ -184,6 +211,11 @@ impl Table {
 
     /// The connection `id`, while it lives. Its names change through [`Self::rename`] alone.
     pub fn connection_mut(&mut self, id: Id) -> Option<&mut Connection> {
+        self.touch(id);
+        self.slot_of(id)
+    }
+
+    fn slot_of(&mut self, id: Id) -> Option<&mut Connection> {
         let slot = self
             .chunks
             .get_mut(id.index as usize / CHUNK)?

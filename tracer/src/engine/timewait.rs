@@ -322,6 +322,14 @@ impl Minisocket {
         shown.expires > self.expires
     }
 
+    /// When its timer ends, its wheel's slack not counted.
+    pub fn nominal_end(&self, jiffies: Jiffies) -> Timestamp {
+        let (set, set_at) = self.armed;
+        let length = jiffies.nanoseconds(self.expires.saturating_sub(set));
+        self.told_end
+            .unwrap_or(Timestamp(set_at.0.saturating_add(length)))
+    }
+
     /// Its end is told.
     pub fn is_over(&self) -> bool {
         matches!(self.life, Life::Ended(_))

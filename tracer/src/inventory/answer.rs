@@ -110,6 +110,10 @@ fn socket(payload: &[u8], written: Timestamp) -> Result<Option<Found>, DecodeErr
             state,
             // Before Linux 6.17 the owner is that of the descriptor's file.
             uid: (header.inode != 0 || header.uid != 0).then_some(header.uid),
+            inode: header.inode,
+            queued: header.recv_queue,
+            limit: header.send_queue,
+            silent_for: None,
         },
     };
     Ok(Some(Found {

@@ -98,6 +98,7 @@ impl SockDiag {
             until: now,
             whole: false,
             found: Vec::new(),
+            owners: Vec::new(),
         }
     }
 

@@ -9,6 +9,7 @@ use clap::ColorChoice;
 use jiff::tz::TimeZone;
 use tracer_common::event::Kind;
 
+use crate::consumer::Consumer;
 use crate::record::{CloseKind, Record, TransitionRow};
 use crate::stream::{Meta, Sweep};
 use crate::time::{Timestamp, WallOffset};
@@ -116,19 +117,11 @@ impl Writer {
             Format::Json => Form::Json(Ndjson::new(transitions)),
         })
     }
+}
 
-    /// The terminal has another size, of `(width, height)`.
-    pub fn resize(&mut self, size: Option<(u16, u16)>) {
-        let (width, height) = size.unzip();
-        match &mut self.0 {
-            Form::Closes(table) => table.resize(width, height),
-            Form::Transitions(table) => table.resize(width, height),
-            Form::Json(_) => {}
-        }
-    }
-
-    /// Writes what comes first: the meta line, or the table's header. To be called once.
-    pub fn meta(&mut self, meta: &Meta, started: Timestamp, wall: WallOffset, out: &mut BytesMut) {
+impl Consumer for Writer {
+    /// The meta line, or the table's header.
+    fn meta(&mut self, meta: &Meta, started: Timestamp, wall: WallOffset, out: &mut BytesMut) {
         match &mut self.0 {
             Form::Closes(table) => table.start(started, wall, out),
             Form::Transitions(table) => table.start(started, wall, out),
@@ -137,7 +130,7 @@ impl Writer {
     }
 
     /// Writes a transition, where they are shown.
-    pub fn transition(&mut self, row: &TransitionRow, wall: WallOffset, out: &mut BytesMut) {
+    fn transition(&mut self, row: &TransitionRow, wall: WallOffset, out: &mut BytesMut) {
         match &mut self.0 {
             Form::Closes(_) => {}
             Form::Transitions(table) => table.row(row, wall, out),
@@ -146,7 +139,7 @@ impl Writer {
     }
 
     /// Writes a verdict.
-    pub fn close(&mut self, record: &Record, wall: WallOffset, out: &mut BytesMut) {
+    fn close(&mut self, record: &Record, wall: WallOffset, out: &mut BytesMut) {
         match &mut self.0 {
             Form::Closes(table) => table.close(record, wall, out),
             Form::Transitions(_) => {}
@@ -156,7 +149,7 @@ impl Writer {
 
     /// Writes that a tuple is free again. In the table that is a row only where it was held after
     /// CLOSE, so it may be called for every record.
-    pub fn end(&mut self, record: &Record, wall: WallOffset, out: &mut BytesMut) {
+    fn end(&mut self, record: &Record, wall: WallOffset, out: &mut BytesMut) {
         match &mut self.0 {
             Form::Closes(table) => table.end(record, wall, out),
             Form::Transitions(_) => {}
@@ -165,7 +158,7 @@ impl Writer {
     }
 
     /// Writes that events were lost, in the place where they are missing.
-    pub fn loss(&mut self, loss: &Loss, wall: WallOffset, out: &mut BytesMut) {
+    fn loss(&mut self, loss: &Loss, wall: WallOffset, out: &mut BytesMut) {
         match &mut self.0 {
             Form::Closes(table) => table.loss(loss, wall, out),
             Form::Transitions(table) => table.loss(loss, wall, out),
@@ -175,7 +168,7 @@ impl Writer {
 
     /// Writes what a look at all network namespaces found. Tables have no such line: what it could
     /// not look at is for stderr.
-    pub fn sweep(&mut self, sweep: &Sweep, wall: WallOffset, out: &mut BytesMut) {
+    fn sweep(&mut self, sweep: &Sweep, wall: WallOffset, out: &mut BytesMut) {
         match &mut self.0 {
             Form::Closes(_) | Form::Transitions(_) => {}
             Form::Json(json) => json.sweep(sweep, wall, out),
@@ -184,10 +177,20 @@ impl Writer {
 
     /// Writes what comes last. Tables have no such line: the summary's [`fmt::Display`] is for
     /// stderr, with every format.
-    pub fn summary(&mut self, summary: &Summary, out: &mut BytesMut) {
+    fn summary(&mut self, summary: &Summary, out: &mut BytesMut) {
         match &mut self.0 {
             Form::Closes(_) | Form::Transitions(_) => {}
             Form::Json(json) => json.summary(summary, out),
+        }
+    }
+
+    /// The terminal has another size, of `(width, height)`.
+    fn resize(&mut self, size: Option<(u16, u16)>) {
+        let (width, height) = size.unzip();
+        match &mut self.0 {
+            Form::Closes(table) => table.resize(width, height),
+            Form::Transitions(table) => table.resize(width, height),
+            Form::Json(_) => {}
         }
     }
 }

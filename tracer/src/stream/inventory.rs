@@ -24,6 +24,21 @@ pub struct Inventory {
     pub whole: bool,
     /// The sockets, in no order.
     pub found: Vec<Found>,
+    /// Who holds descriptors of full sockets, as far as that was looked at.
+    pub owners: Vec<Ownership>,
+}
+
+/// A process that holds a descriptor of a socket, found in /proc. It need not be who opened it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ownership {
+    /// Cookie of the socket.
+    pub cookie: u64,
+    /// Process (tgid) in the host's namespace; the lowest where there are several.
+    pub pid: u32,
+    /// Its name, NUL-padded: the user's bytes.
+    pub name: [u8; 16],
+    /// SO_REUSEADDR, of listeners alone; `None`: not known.
+    pub reuse_address: Option<bool>,
 }
 
 /// One socket of an [`Inventory`]. Request sockets (SYN_RECV without a full socket) and sockets that
@@ -50,6 +65,15 @@ pub enum Holder {
         /// Its owner. `None`: nobody holds a descriptor of it (it was closed, or never accepted),
         /// and most kernels then say 0.
         uid: Option<u32>,
+        /// Inode of the descriptor's file; 0: nobody holds one.
+        inode: u32,
+        /// Bytes that the application has not read; of a listener: connections that wait for
+        /// accept().
+        queued: u32,
+        /// Bytes that the peer has not acknowledged; of a listener: how many may wait.
+        limit: u32,
+        /// How long ago the peer was last heard of, of CLOSE_WAIT alone: since its FIN as a rule.
+        silent_for: Option<Duration>,
     },
     /// A minisocket.
     Minisocket {
@@ -59,6 +83,21 @@ pub enum Holder {
         /// left when the walk came by.
         ends_at: Timestamp,
     },
+}
+
+impl Holder {
+    /// A full socket of which no more than its state and its owner is told.
+    #[must_use]
+    pub const fn socket(state: TcpState, uid: Option<u32>) -> Self {
+        Self::Socket {
+            state,
+            uid,
+            inode: 0,
+            queued: 0,
+            limit: 0,
+            silent_for: None,
+        }
+    }
 }
 
 /// A look at all network namespaces has ended: their inventories stand before this.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use tracer::engine::{Engine, Output};
+use tracer::record::holding::{Holding, HoldingChange};
 use tracer::record::{Process, Record, Source};
 use tracer::time::Timestamp;
 use tracer_common::tcp::TcpState;
@@ -49,8 +50,30 @@ pub fn drain(engine: &mut Engine, names: &Names, text: &mut String) {
                 text.push('\n');
             }
             Output::End(record) => end(text, &record, &name),
+            Output::Holding(change) => holding(text, &change),
         }
     }
+}
+
+fn holding(text: &mut String, change: &HoldingChange) {
+    let held = |holding: &Option<Holding>| match holding {
+        None => "free".to_owned(),
+        Some(holding) => {
+            let until = holding
+                .ends_at
+                .map(|at| format!(" until {}", seconds(at.0)));
+            let owner = process(" for", &holding.owner.process);
+            format!(
+                "{:?}:{}{}{owner}",
+                holding.by,
+                holding.port,
+                until.unwrap_or_default()
+            )
+        }
+    };
+    let (at, was, is) = (seconds(change.at.0), held(&change.was), held(&change.is));
+    let peer = change.flow.peer;
+    writeln!(text, "hold {at} {:?} to {peer}: {was} -> {is}", change.side).unwrap();
 }
 
 /// Writes what was counted.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! config hz=250 timers=yes segments=yes resets=yes schedules=no transitions=no
+//!        holdings=no
 //! socket NAME cookie=1 address=0x10 flow=10.0.0.5:40112>10.0.0.9:80 [v6socket]
 //! SECONDS NAME FROM>TO [key=value…]          a step; to CLOSE with facts (unacked: not all that was
 //!                                            sent is acknowledged)
@@ -94,6 +95,7 @@ impl Script {
                 sees_resets: true,
                 sees_schedules: false,
                 transitions: false,
+                holdings: false,
             })
         })
     }
@@ -155,6 +157,7 @@ impl Script {
             sees_resets: on("resets", true),
             sees_schedules: on("schedules", false),
             transitions: on("transitions", false),
+            holdings: on("holdings", false),
         }));
         Ok(())
     }
@@ -187,10 +190,7 @@ impl Script {
                     substate: state(substate)?,
                     ends_at: time(end)?,
                 },
-                None => Holder::Socket {
-                    state: state(held)?,
-                    uid: Some(33),
-                },
+                None => Holder::socket(state(held)?, Some(33)),
             };
             found.push(Found {
                 cookie: socket.cookie,
@@ -206,6 +206,7 @@ impl Script {
             until,
             whole: !words.has("broken"),
             found,
+            owners: Vec::new(),
         })
     }
 

@@ -51,7 +51,7 @@ fn shown(found: &Found) -> (String, bool, Holder) {
 }
 
 const fn socket(state: TcpState, uid: Option<u32>) -> Holder {
-    Holder::Socket { state, uid }
+    Holder::socket(state, uid)
 }
 
 const fn minisocket(substate: TcpState, left_ms: u64) -> Holder {

@@ -1,0 +1,60 @@
+//! Who takes in what the engine puts out: a writer of rows, a diagnosis.
+
+use bytes::BytesMut;
+
+use crate::output::{Loss, Summary};
+use crate::record::holding::HoldingChange;
+use crate::record::{Call, Record, TransitionRow};
+use crate::stream::{Meta, Name, NamespaceReading, Sweep};
+use crate::time::{Timestamp, WallOffset};
+
+/// The end of the pipeline. Text for stdout is appended to `out`; what a consumer does not want it
+/// leaves alone.
+pub trait Consumer {
+    /// Whether it wants [`Self::holding`].
+    const WANTS_HOLDINGS: bool = false;
+
+    /// What comes first, once.
+    fn meta(&mut self, meta: &Meta, started: Timestamp, wall: WallOffset, out: &mut BytesMut);
+
+    /// A state change, where they are asked for.
+    fn transition(&mut self, _row: &TransitionRow, _wall: WallOffset, _out: &mut BytesMut) {}
+
+    /// A verdict.
+    fn close(&mut self, record: &Record, wall: WallOffset, out: &mut BytesMut);
+
+    /// A tuple is free again.
+    fn end(&mut self, record: &Record, wall: WallOffset, out: &mut BytesMut);
+
+    /// A tuple is held otherwise than before.
+    fn holding(&mut self, _change: &HoldingChange) {}
+
+    /// A system call failed.
+    fn call(&mut self, _call: &Call) {}
+
+    /// What something is called.
+    fn name(&mut self, _name: &Name) {}
+
+    /// The settings and counters of a network namespace.
+    fn namespace(&mut self, _reading: &NamespaceReading) {}
+
+    /// Events were lost, in the place where they are missing.
+    fn loss(&mut self, loss: &Loss, wall: WallOffset, out: &mut BytesMut);
+
+    /// What a look at all network namespaces found.
+    fn sweep(&mut self, sweep: &Sweep, wall: WallOffset, out: &mut BytesMut);
+
+    /// The time is `now`: told about once a second.
+    fn tick(&mut self, _now: Timestamp) {}
+
+    /// It has all that it wants: the run may end before its time.
+    fn is_done(&self) -> bool {
+        false
+    }
+
+    /// What comes last.
+    fn summary(&mut self, summary: &Summary, out: &mut BytesMut);
+
+    /// The terminal has another size, of `(width, height)`.
+    fn resize(&mut self, _size: Option<(u16, u16)>) {}
+}

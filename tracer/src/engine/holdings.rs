@@ -1,0 +1,167 @@
+//! Who holds which tuple: told anew whenever it has changed, where somebody keeps account of it.
+//!
+//! The table notes which connections may have changed; what they hold now is compared with what was
+//! told of them last. So no event's handler needs to know of this.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use tracer_common::tcp::{Endpoint, TcpState};
+
+use super::connection::Connection;
+use super::table::Id;
+use super::timewait::Jiffies;
+use super::{Engine, Output};
+use crate::record::Role;
+use crate::record::holding::{Holding, HoldingChange, Owner, Side, Use};
+
+/// What was told of a connection last.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    side: Side,
+    holding: Holding,
+}
+
+impl Engine {
+    /// Tells of all connections that may have changed.
+    pub(super) fn tell_holdings(&mut self) {
+        while let Some(id) = self.table.next_touched() {
+            self.tell_holding(id);
+        }
+    }
+
+    fn tell_holding(&mut self, id: Id) {
+        let Some(connection) = self.table.connection(id) else {
+            return;
+        };
+        let told = connection.told.as_deref().copied();
+        let is = holding(connection, self.jiffies);
+        if told.map(|told| told.holding) == is {
+            return;
+        }
+        let side = match told {
+            Some(told) => told.side,
+            None => self.side(connection),
+        };
+        self.push_change(connection_names(connection), side, told, is);
+        self.table
+            .set_told(id, is.map(|holding| Told { side, holding }));
+    }
+
+    /// It has left the table.
+    pub(super) fn tell_freed(&mut self, connection: &Connection) {
+        if let Some(told) = connection.told.as_deref().copied() {
+            self.push_change(connection_names(connection), told.side, Some(told), None);
+        }
+    }
+
+    fn push_change(
+        &mut self,
+        names: HoldingChange,
+        side: Side,
+        told: Option<Told>,
+        is: Option<Holding>,
+    ) {
+        self.push(Output::Holding(Box::new(HoldingChange {
+            at: self.now,
+            side,
+            was: told.map(|told| told.holding),
+            is,
+            ..names
+        })));
+    }
+
+    fn side(&self, connection: &Connection) -> Side {
+        match connection.role {
+            Role::Client => Side::Client {
+                bound: connection.source_port_bound,
+            },
+            Role::Server => Side::Server,
+            Role::Listener => Side::Listener,
+            Role::Unknown if self.has_listener(connection) => Side::Server,
+            Role::Unknown => Side::Client { bound: None },
+        }
+    }
+
+    /// Whether something listens where `connection` has its local end. The unspecified address of
+    /// IPv6 stands for both families.
+    fn has_listener(&self, connection: &Connection) -> bool {
+        let local = connection.flow.local;
+        let anywhere = [
+            local.address,
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        ];
+        anywhere.into_iter().any(|address| {
+            let local = Endpoint { address, ..local };
+            let mut listeners = self.table.listeners(connection.netns_cookie, local);
+            listeners.next().is_some()
+        })
+    }
+}
+
+/// What does not change.
+fn connection_names(connection: &Connection) -> HoldingChange {
+    HoldingChange {
+        at: Default::default(),
+        netns: connection.netns,
+        netns_cookie: connection.netns_cookie,
+        flow: connection.flow,
+        side: Side::Server,
+        was: None,
+        is: None,
+    }
+}
+
+/// How `connection` holds its tuple now. `None`: not at all, or too little is known of the tuple.
+fn holding(connection: &Connection, jiffies: Jiffies) -> Option<Holding> {
+    let flow = connection.flow;
+    let is_listener = connection.role == Role::Listener;
+    let is_named = !connection.unnamed
+        && !flow.local.address.is_unspecified()
+        && !flow.peer.address.is_unspecified()
+        && flow.peer.port != 0;
+    if !is_named && !is_listener {
+        return None;
+    }
+    let minisocket = connection.minisocket.as_ref();
+    let (by, since, ends_at) = match minisocket.filter(|minisocket| minisocket.is_alive()) {
+        Some(minisocket) => {
+            let ends_at = Some(minisocket.nominal_end(jiffies));
+            match minisocket.entry {
+                Some(entry) => (Use::TimeWait, Some(entry.at), ends_at),
+                None => {
+                    let since = connection.timeline.arrival(TcpState::FinWait2);
+                    (Use::FinWait2, since, ends_at)
+                }
+            }
+        }
+        None if connection.is_open() => {
+            let state = connection.state?;
+            (use_of(state)?, connection.timeline.current(state), None)
+        }
+        None => return None,
+    };
+    Some(Holding {
+        by,
+        owner: Owner {
+            process: connection.opener,
+            cgroup_id: connection.cgroup_id,
+        },
+        port: flow.local.port,
+        since,
+        ends_at,
+    })
+}
+
+const fn use_of(state: TcpState) -> Option<Use> {
+    match state {
+        TcpState::Listen => Some(Use::Listening),
+        TcpState::SynSent | TcpState::SynRecv => Some(Use::Connecting),
+        TcpState::Established => Some(Use::Established),
+        TcpState::CloseWait => Some(Use::CloseWait),
+        TcpState::FinWait1 | TcpState::Closing | TcpState::LastAck => Some(Use::Closing),
+        TcpState::FinWait2 => Some(Use::FinWait2),
+        TcpState::TimeWait => Some(Use::TimeWait),
+        TcpState::Close => None,
+    }
+}
