@@ -6,8 +6,12 @@
 //!
 //! [`Seen`] takes everything in and draws no conclusions; a [`Rule`] draws one and keeps nothing.
 
+#[cfg(test)]
+#[expect(dead_code, reason = "rules are still being written")]
+mod example;
 mod finding;
 mod rule;
+pub mod rules;
 mod seen;
 #[expect(dead_code, reason = "the consumer is not merged yet")]
 mod traffic;

@@ -21,7 +21,7 @@ mod json;
 mod ndjson;
 mod page;
 mod table;
-mod text;
+pub(crate) mod text;
 mod transitions;
 mod words;
 

@@ -10,7 +10,7 @@ use crate::time::{Timestamp, WallOffset};
 
 /// A length of time in at most six columns, cut and not rounded: `324µs`, `158ms`, `60.96s`,
 /// `2m03s`, `1h02m`, `3d04h`.
-pub(super) fn duration(nanoseconds: u64) -> String {
+pub(crate) fn duration(nanoseconds: u64) -> String {
     const MICROSECOND: u64 = 1_000;
     const MILLISECOND: u64 = 1_000 * MICROSECOND;
     const SECOND: u64 = 1_000 * MILLISECOND;
@@ -39,7 +39,7 @@ pub(super) fn duration(nanoseconds: u64) -> String {
 }
 
 /// A whole number with its thousands set apart: `1,204`.
-pub(super) fn count(number: u64) -> String {
+pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
@@ -74,7 +74,7 @@ pub(super) fn zone_name(at: Timestamp, wall: WallOffset, zone: &TimeZone) -> Str
 
 /// A name that a user chose, so that it can neither move the cursor nor pass for something else:
 /// letters, digits and printable ASCII as they are, the rest as `\x1b` or `\u{202e}`.
-pub(super) fn name(padded: &[u8; 16]) -> String {
+pub(crate) fn name(padded: &[u8; 16]) -> String {
     let mut text = String::new();
     for chunk in until_nul(padded).utf8_chunks() {
         for character in chunk.valid().chars() {
@@ -99,7 +99,7 @@ pub(super) fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
 }
 
 /// Columns that `text` takes on a terminal.
-pub(super) fn width(text: &str) -> usize {
+pub(crate) fn width(text: &str) -> usize {
     text.width()
 }
 
