@@ -6,10 +6,15 @@
 //!
 //! [`Seen`] takes everything in and draws no conclusions; a [`Rule`] draws one and keeps nothing.
 
+pub mod advice;
+pub mod command;
+pub mod culprit;
 #[cfg(test)]
 #[expect(dead_code, reason = "rules are still being written")]
 mod example;
 mod finding;
+pub mod load;
+pub mod relief;
 mod rule;
 pub mod rules;
 mod seen;

@@ -75,8 +75,13 @@ pub(super) fn zone_name(at: Timestamp, wall: WallOffset, zone: &TimeZone) -> Str
 /// A name that a user chose, so that it can neither move the cursor nor pass for something else:
 /// letters, digits and printable ASCII as they are, the rest as `\x1b` or `\u{202e}`.
 pub(crate) fn name(padded: &[u8; 16]) -> String {
+    escaped(until_nul(padded))
+}
+
+/// As [`name`], of any length.
+pub(crate) fn escaped(bytes: &[u8]) -> String {
     let mut text = String::new();
-    for chunk in until_nul(padded).utf8_chunks() {
+    for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
             match character {
                 '\\' => text.push_str("\\\\"),
