@@ -106,13 +106,11 @@ pub fn reuse_time_waits(seen: &Seen, route: &Route, load: &Load) -> Option<Advic
         || "timestamps are on here; whether the peer uses them was not seen yet".to_owned(),
         |share| format!("{} of the connections use timestamps", percent(share)),
     );
-    let bears = load.capacity.map_or_else(String::new, |capacity| {
-        let after = reuse_bears(settings, load, capacity);
-        format!(
-            ": the route then bears {} connections/s in place of {}",
-            rate(after),
-            rate(Load::sustainable(capacity, load.hold()))
-        )
+    let now = load.capacity.and_then(|capacity| load.bears(capacity));
+    let bears = reuse_bears(settings, load).zip(now);
+    let bears = bears.map_or_else(String::new, |(then, now)| {
+        let (then, now) = (rate(then), rate(now));
+        format!(": the route then bears {then} connections/s in place of {now}")
     });
     Some(Advice {
         what: "let connect() take over TIME_WAITs".to_owned(),
@@ -137,14 +135,14 @@ pub fn reuse_time_waits(seen: &Seen, route: &Route, load: &Load) -> Option<Advic
 
 /// Connections a second that a route bears with tcp_tw_reuse=1.
 #[must_use]
-pub fn reuse_bears(settings: &Settings, load: &Load, capacity: u64) -> f64 {
+pub fn reuse_bears(settings: &Settings, load: &Load) -> Option<f64> {
     // Those without timestamps go on to wait the whole time.
     let share = load.timestamps.unwrap_or(1.0);
-    let (short, long) = (
-        reuse_delay(settings).mul_f64(share),
-        load.dwell.mean.mul_f64(1.0 - share),
-    );
-    Load::sustainable(capacity, load.hold_with(short + long))
+    let (short, long) = (reuse_delay(settings), load.dwell.mean);
+    load.bears_with(
+        load.capacity?,
+        short.mul_f64(share) + long.mul_f64(1.0 - share),
+    )
 }
 
 fn reuse_delay(settings: &Settings) -> Duration {
@@ -248,17 +246,20 @@ pub fn widen_the_range(seen: &Seen, route: &Route, load: &Load) -> Option<Advice
             wider.capacity as f64 / capacity as f64
         ),
     };
+    let bears = load.bears(wider.capacity).zip(load.bears(capacity));
+    let bears = bears.map_or_else(String::new, |(then, now)| {
+        let (then, now) = (rate(then), rate(now));
+        format!(": {then} connections/s in place of {now}")
+    });
     Some(Advice {
         what: "widen the range that connect() takes its ports from".to_owned(),
         command: Some(command),
         present: Some(format!("{first} {last}")),
         proposed: Some(proposed),
         effect: format!(
-            "{} ports to each destination in place of {}{factor}: {} connections/s in place of {}",
+            "{} ports to each destination in place of {}{factor}{bears}",
             text::count(wider.capacity),
             text::count(capacity),
-            rate(Load::sustainable(wider.capacity, load.hold())),
-            rate(Load::sustainable(capacity, load.hold())),
         ),
         caution: Some(caution),
         reference: "man 7 ip",

@@ -1,6 +1,7 @@
 //! Who holds a route's ports, and who cannot have one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use super::seen::Seen;
 use crate::output::text;
@@ -145,6 +146,19 @@ pub fn failures(seen: &Seen, route: &Route) -> u64 {
         unknown.map(|(_, traffic)| traffic.caused(CloseKind::ConnectFailed, CloseCause::NoPort));
     let known = parties(seen, route).into_iter().map(|party| party.failed);
     known.chain(unknown).sum()
+}
+
+/// How recent a failure must be for what is held now to tell about it: TIME_WAITs last 60 s, so that
+/// in this time a tenth of the ports can hardly have come free.
+const RECENT: Duration = Duration::from_secs(3);
+
+/// Whether a connect() on `route` failed for want of a port just now.
+#[must_use]
+pub fn has_failed_lately(seen: &Seen, route: &Route) -> bool {
+    let last = seen
+        .traffic(route)
+        .filter_map(|(_, traffic)| traffic.last_without_port);
+    last.max().is_some_and(|last| seen.now <= last + RECENT)
 }
 
 fn party(parties: &mut Vec<Party>, program: Program) -> &mut Party {

@@ -102,11 +102,22 @@ impl Load {
         self.life.unwrap_or_default() + wait
     }
 
-    /// Connections a second that `capacity` ports can bear for ever, each held for `hold` (Little's
-    /// law).
+    /// Connections a second that `capacity` ports can bear for ever, by the settings as they are.
     #[must_use]
-    pub fn sustainable(capacity: u64, hold: Duration) -> f64 {
-        capacity as f64 / hold.as_secs_f64().max(1e-6)
+    pub fn bears(&self, capacity: u64) -> Option<f64> {
+        self.bears_with(capacity, self.reusable_after.unwrap_or(self.dwell.mean))
+    }
+
+    /// The same if TIME_WAIT held a port for `wait` (Little's law). `None`: how long a connection
+    /// holds its port is not known.
+    #[must_use]
+    pub fn bears_with(&self, capacity: u64, wait: Duration) -> Option<f64> {
+        let hold = self.hold_with(wait).as_secs_f64();
+        // Connections that stay open leave their ports to nobody.
+        let live = self.used.saturating_sub(self.time_waits) as f64;
+        let busy = self.wanted * self.life.unwrap_or_default().as_secs_f64();
+        let capacity = (capacity as f64 - (live - busy).max(0.0)).max(0.0);
+        (hold > 0.0).then(|| capacity / hold)
     }
 
     /// Ports in use in the end if it goes on so.

@@ -20,8 +20,8 @@ pub fn relief(seen: &Seen, route: &Route, load: &Load, who: &str) -> Vec<Advice>
     let mut first = Vec::new();
     let mut later = Vec::new();
     for (mut advice, bears) in at_once(seen, route, load) {
-        let is_enough = bears >= load.wanted;
-        if load.wanted > 0.0 {
+        let is_enough = bears.is_some_and(|bears| bears >= load.wanted);
+        if load.wanted > 0.0 && bears.is_some() {
             let verdict = match is_enough {
                 true => "enough for the",
                 false => "not enough alone for the",
@@ -45,23 +45,20 @@ pub fn relief(seen: &Seen, route: &Route, load: &Load, who: &str) -> Vec<Advice>
 }
 
 /// What one command changes, and the connections a second that the route then bears.
-fn at_once(seen: &Seen, route: &Route, load: &Load) -> Vec<(Advice, f64)> {
+fn at_once(seen: &Seen, route: &Route, load: &Load) -> Vec<(Advice, Option<f64>)> {
+    let wider = advice::wider(seen, route.netns_cookie);
+    let wider = wider.and_then(|wider| load.bears(wider.capacity));
+    let wider = advice::widen_the_range(seen, route, load).map(|advice| (advice, wider));
     // Ports that live connections hold come free with neither.
     if load.time_waits * 2 < load.used {
-        let wider = advice::widen_the_range(seen, route, load);
-        return wider.into_iter().map(|advice| (advice, 0.0)).collect();
+        return wider
+            .map(|(advice, _)| (advice, None))
+            .into_iter()
+            .collect();
     }
-    let reuse = advice::reuse_time_waits(seen, route, load);
-    let reuse = reuse
-        .zip(load.capacity)
-        .zip(seen.settings(route.netns_cookie));
-    let reuse = reuse.map(|((advice, capacity), settings)| {
-        (advice, advice::reuse_bears(settings, load, capacity))
-    });
-    let wider = advice::wider(seen, route.netns_cookie);
-    let wider = advice::widen_the_range(seen, route, load).zip(wider);
-    let wider =
-        wider.map(|(advice, wider)| (advice, Load::sustainable(wider.capacity, load.hold())));
+    let settings = seen.settings(route.netns_cookie);
+    let reuse = settings.and_then(|settings| advice::reuse_bears(settings, load));
+    let reuse = advice::reuse_time_waits(seen, route, load).map(|advice| (advice, reuse));
     reuse.into_iter().chain(wider).collect()
 }
 
