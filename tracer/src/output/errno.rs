@@ -1,7 +1,7 @@
 //! The symbolic names of the errors that a socket can hold.
 
 /// The name of `errno`, or `None` for one that the network code does not set.
-pub(super) const fn name(errno: u16) -> Option<&'static str> {
+pub(crate) const fn name(errno: u16) -> Option<&'static str> {
     macro_rules! names {
         ($($name:ident)+) => {
             match errno as i32 {
@@ -12,6 +12,7 @@ pub(super) const fn name(errno: u16) -> Option<&'static str> {
     }
     names! {
         EPERM ENOENT EINTR EIO ENXIO EBADF EAGAIN ENOMEM EACCES EFAULT EBUSY EEXIST ENODEV EINVAL
+        ENFILE EMFILE
         EPIPE ENOSYS ELOOP ENODATA ETIME ENONET ENOLINK ECOMM EPROTO EBADMSG EOVERFLOW
         ENOTSOCK EDESTADDRREQ EMSGSIZE EPROTOTYPE ENOPROTOOPT EPROTONOSUPPORT ESOCKTNOSUPPORT
         EOPNOTSUPP EPFNOSUPPORT EAFNOSUPPORT EADDRINUSE EADDRNOTAVAIL ENETDOWN ENETUNREACH

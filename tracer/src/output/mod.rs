@@ -16,7 +16,7 @@ use crate::time::{Timestamp, WallOffset};
 
 pub mod check;
 mod columns;
-mod errno;
+pub(crate) mod errno;
 mod json;
 mod ndjson;
 mod page;
