@@ -2,12 +2,12 @@
 
 use tracer_common::tcp::Endpoint;
 
+use super::programs::{is_there, listening};
 use super::words::{count, finding, list, not_time_wait, who};
 use crate::diagnosis::command::sysctl;
 use crate::diagnosis::{
     Advice, Check, Finding, Listener, NamespaceSeen, Rule, Seen, Severity, Subject,
 };
-use crate::ports::ServiceUse;
 
 /// The kernel drops SYNs and last ACKs where a listener's queue is full. Error: at least 10 since
 /// the watch began; warning: fewer. A healthy host counts none.
@@ -45,7 +45,7 @@ fn overflow(seen: &Seen, netns_cookie: u64, namespace: &NamespaceSeen) -> Option
     let whose = match culprit {
         Some(culprit) => format!(
             "{}: the accept queue of port {}",
-            who(seen, &culprit.program),
+            who(seen, &listening(seen, culprit).0),
             culprit.service.port
         ),
         None => "The accept queue of a listener".to_owned(),
@@ -57,8 +57,10 @@ fn overflow(seen: &Seen, netns_cookie: u64, namespace: &NamespaceSeen) -> Option
     let summary = format!("{whose} overflowed {times}");
     let subject = Subject {
         netns_cookie: Some(netns_cookie),
-        program: culprit.map(|culprit| culprit.program),
-        pids: culprit.map_or_else(Vec::new, |culprit| pids(seen, culprit)),
+        program: culprit.map(|culprit| listening(seen, culprit).0),
+        pids: culprit
+            .and_then(|culprit| listening(seen, culprit).1)
+            .map_or_else(Vec::new, |holders| holders.pids.clone()),
         local_port: culprit.map(|culprit| culprit.service.port),
         used: culprit.map(|culprit| culprit.queued.into()),
         capacity: culprit.map(|culprit| culprit.backlog.into()),
@@ -104,6 +106,7 @@ fn fullest(seen: &Seen, netns_cookie: u64) -> Vec<&Listener> {
             let near = u64::from(listener.backlog) * 9 / 10;
             listener.service.netns_cookie == netns_cookie
                 && listener.queued > 0
+                && is_there(seen, listener)
                 && u64::from(listener.queued) >= near
         })
         .collect();
@@ -118,16 +121,10 @@ fn show(seen: &Seen, listener: &Listener) -> String {
     };
     format!(
         "{} on {local} ({} of {})",
-        who(seen, &listener.program),
+        who(seen, &listening(seen, listener).0),
         count(listener.queued.into()),
         count(listener.backlog.into())
     )
-}
-
-fn pids(seen: &Seen, listener: &Listener) -> Vec<u32> {
-    let holders = |used: &ServiceUse| Some(used.programs.get(&listener.program)?.pids.clone());
-    let used = seen.ports.service(&listener.service);
-    used.and_then(holders).unwrap_or_default()
 }
 
 fn advice(seen: &Seen, netns_cookie: u64, culprit: Option<&Listener>) -> Vec<Advice> {

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use tracer_common::tcp::Endpoint;
 
+use super::programs::is_same;
 use super::words::{count, finding, is_at_least, many, not_time_wait, seconds, who};
 use crate::diagnosis::{Ending, Finding, Seen, Severity, Subject, Traffic};
 use crate::ports::{Holders, Program, Route, tenth};
@@ -254,11 +255,6 @@ pub(super) fn otherwise(other: Endpoint) -> String {
     format!(
         "It gets through over IPv4, to {other} for one, as programs do that try IPv6 first (RFC 8305)."
     )
-}
-
-/// Whether these are one program, where the cgroup of one may not be known.
-pub(super) fn is_same(a: &Program, b: &Program) -> bool {
-    a.name == b.name && a.cgroup_id.zip(b.cgroup_id).is_none_or(|(a, b)| a == b)
 }
 
 #[cfg(test)]

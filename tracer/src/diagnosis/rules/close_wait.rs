@@ -103,7 +103,8 @@ impl<'a> Leak<'a> {
         }
     }
 
-    /// The share of a second's growth is lost in less than a second of it.
+    /// How many more there are each second. Less than a second of watching tells no rate: it counts
+    /// as one.
     fn growth(&self) -> f64 {
         self.grown as f64 / self.seen.watched().as_secs_f64().max(1.0)
     }

@@ -1,7 +1,7 @@
 //! descriptors-exhausted: socket() or accept() finds no file descriptor.
 
-use super::attempts::is_same;
 use super::failures::Failures;
+use super::programs::is_same;
 use super::words::{count, finding, many, not_time_wait, who};
 use crate::diagnosis::{Advice, Check, Finding, Rule, Seen, Severity};
 use crate::stream::Call;

@@ -87,6 +87,14 @@ fn waiting(seen: &Seen, route: &Route, used: &RouteUse) -> u64 {
     old.saturating_sub(used.counts.of(Use::TimeWait))
 }
 
+/// Of these, those that must be the program's: at most as many as the others have may be theirs.
+fn own_waiting(seen: &Seen, route: &Route, used: &RouteUse, program: &Program) -> u64 {
+    let all = used.counts.of(Use::FinWait2);
+    let own = used.programs.get(program);
+    let own = own.map_or(0, |holders| holders.counts.of(Use::FinWait2));
+    waiting(seen, route, used).saturating_sub(all.saturating_sub(own))
+}
+
 fn fin_timeout(seen: &Seen, netns_cookie: u64) -> Option<u64> {
     seen.settings(netns_cookie)?.fin_timeout_s.map(u64::from)
 }
@@ -101,7 +109,7 @@ fn unanswered(seen: &Seen, place: Place, program: Program) -> Option<Finding> {
                     .get(&route)
                     .and_then(|programs| programs.get(&program)),
                 used.and_then(|used| used.programs.get(&program)),
-                used.map_or(0, |used| waiting(seen, &route, used)),
+                used.map_or(0, |used| own_waiting(seen, &route, used, &program)),
             )
         }
         Place::Service(service) => {
@@ -118,7 +126,6 @@ fn unanswered(seen: &Seen, place: Place, program: Program) -> Option<Finding> {
     };
     let now = holders.map_or(0, |holders| holders.counts.of(Use::FinWait2));
     let (timed_out, ended) = traffic.map_or((0, 0), exits);
-    let waiting = waiting.min(now);
     let do_time_out = timed_out >= TIMED_OUT && is_at_least(timed_out, 10, ended);
     if !do_time_out && waiting < WAITING {
         return None;
@@ -367,6 +374,12 @@ mod tests {
             finding.summary,
             "proxy: 10.0.0.9:80 does not close: 100 in FIN_WAIT2, 0 timed out"
         );
+        // As many of another program may be those that have waited.
+        let mut shared = Example::new();
+        wait(&mut shared, 100, Duration::from_secs(6));
+        let other = program("other");
+        shared.hold(route("10.0.0.9:80"), other, Use::FinWait2, 1);
+        assert_eq!(found(&shared), []);
         // Among many TIME_WAITs it is not certain whose the timers are: time-outs will tell.
         let there = route("10.0.0.9:80");
         example.hold(there, program("proxy"), Use::TimeWait, 1_000);

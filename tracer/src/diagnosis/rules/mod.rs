@@ -14,6 +14,7 @@ mod orphans;
 mod others;
 mod ports_exhausted;
 mod ports_forecast;
+mod programs;
 mod refused;
 mod resets;
 mod reuse_address;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use tracer_common::tcp::Endpoint;
 
+use super::programs::{is_there, listening};
 use super::words::{count, finding, many, who};
 use crate::diagnosis::{Advice, Check, Finding, Listener, Rule, Seen, Severity, Subject};
 use crate::ports::{Program, Service, ServiceUse};
@@ -41,8 +42,8 @@ fn restarts_to_fail(seen: &Seen) -> Vec<Finding> {
     // Many sockets may listen on one port, SO_REUSEPORT allowing: it is told once.
     let mut listeners: BTreeMap<(Service, Program), &Listener> = BTreeMap::new();
     for listener in seen.listeners.values() {
-        if listener.reuse_address == Some(false) {
-            let key = (listener.service, listener.program);
+        if listener.reuse_address == Some(false) && is_there(seen, listener) {
+            let key = (listener.service, listening(seen, listener).0);
             let known = listeners.entry(key).or_insert(listener);
             if listener.address < known.address {
                 *known = listener;
@@ -61,16 +62,15 @@ fn restart_to_fail(seen: &Seen, listener: &Listener) -> Option<Finding> {
         return None;
     }
     let Service { netns_cookie, port } = listener.service;
-    let name = who(seen, &listener.program);
+    let (program, holders) = listening(seen, listener);
+    let name = who(seen, &program);
     let summary = format!(
         "{name}: a restart will fail on port {port}: no SO_REUSEADDR, {}",
         many(time_waits, "TIME_WAIT")
     );
-    let used = seen.ports.service(&listener.service);
-    let holders = used.and_then(|used| used.programs.get(&listener.program));
     let subject = Subject {
         netns_cookie: Some(netns_cookie),
-        program: Some(listener.program),
+        program: Some(program),
         program_source: holders.map_or(Source::Unknown, |holders| holders.source),
         pids: holders.map_or_else(Vec::new, |holders| holders.pids.clone()),
         local_port: Some(port),
@@ -257,6 +257,11 @@ mod tests {
         assert_eq!(found(&listener(Some(true), 1_200)), []);
         assert_eq!(found(&listener(None, 1_200)), []);
         assert_eq!(found(&listener(Some(false), 0)), []);
+        // What it left behind is told where its bind() fails.
+        let mut gone = Example::new();
+        gone.seen.listeners = listener(Some(false), 0).seen.listeners;
+        gone.serve(8080, program(""), Use::TimeWait, 1_200);
+        assert_eq!(found(&gone), []);
     }
 
     fn bind(example: &mut Example, address: &str) {

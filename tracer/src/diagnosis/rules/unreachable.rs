@@ -1,6 +1,7 @@
 //! connects-unreachable: an ICMP error ends connect().
 
-use super::attempts::{Attempts, Failing, is_same};
+use super::attempts::{Attempts, Failing};
+use super::programs::is_same;
 use super::refused::no_sysctl;
 use super::words::{count, list};
 use crate::diagnosis::{Advice, Check, Finding, Rule, Seen};
