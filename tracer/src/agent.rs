@@ -9,9 +9,11 @@ use bytes::BytesMut;
 use tokio::select;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config::WatchConfig;
+use crate::config::{DiagnoseConfig, WatchConfig};
 use crate::consumer::Consumer;
 use crate::decode;
+use crate::diagnosis::{self, Report, rules};
+use crate::filter::Filter;
 use crate::host;
 use crate::inventory::Inventories;
 use crate::output::{Format, Summary, Terminal, Writer};
@@ -32,29 +34,75 @@ const ACCOUNTS: Duration = Duration::from_secs(1);
 /// # Errors
 /// Where nothing can be traced, or stdout cannot be written.
 pub async fn watch(config: WatchConfig) -> anyhow::Result<Option<Summary>> {
-    let mut signals = Signals::new().context("failed to listen for signals")?;
-    let settings = Settings {
-        without: &config.without,
-        ..Settings::new(object::object(), config.buffer.bytes())
-    };
-    let (probes, ring) = Probes::attach(&settings)?;
-    tell_what_is_lost(&probes);
-    let reader = Reader::new(ring).context("failed to map the ring buffer")?;
-    let sink = Sink::stdout().context("failed to start writing stdout")?;
-    let started = clock::monotonic();
-    let mut out = BytesMut::new();
     let writer = Writer::new(
         config.format,
         Terminal::stdout(config.color),
         config.transitions,
     );
+    let plan = Plan {
+        settings: Settings {
+            without: &config.without,
+            ..Settings::new(object::object(), config.buffer.bytes())
+        },
+        filter: config.filter,
+        transitions: config.transitions,
+        duration: config.duration,
+        // NDJSON has lines of its own for it.
+        tells_skips: config.format == Format::Table,
+    };
+    let outcome = trace(&plan, writer).await?;
+    Ok(outcome.map(|(summary, _)| summary))
+}
+
+/// `tracer diagnose`: traces until the time is over, a signal comes, or the diagnosis is certain.
+/// `None`: nobody reads any more.
+///
+/// # Errors
+/// Where nothing can be traced.
+pub async fn diagnose(config: DiagnoseConfig) -> anyhow::Result<Option<Report>> {
+    let watch = diagnosis::Watch::new(rules::all(), config.until_certain, config.filter);
+    let plan = Plan {
+        settings: Settings {
+            without: &config.without,
+            ..Settings::new(object::object(), config.buffer.bytes())
+        },
+        // The account of ports sees everything; findings are chosen from at the end.
+        filter: Filter::default(),
+        transitions: false,
+        duration: Some(config.duration),
+        // The report says it.
+        tells_skips: false,
+    };
+    let outcome = trace(&plan, watch).await?;
+    Ok(outcome.map(|(_, watch)| watch.into_report()))
+}
+
+/// What a run of the one loop is to do.
+struct Plan<'a> {
+    settings: Settings<'a>,
+    filter: Filter,
+    transitions: bool,
+    duration: Option<Duration>,
+    /// What a sweep could not look at is told on stderr.
+    tells_skips: bool,
+}
+
+/// Traces for `consumer`, and gives it back with the account. `None`: stdout was closed.
+async fn trace<C: Consumer>(plan: &Plan<'_>, consumer: C) -> anyhow::Result<Option<(Summary, C)>> {
+    let mut signals = Signals::new().context("failed to listen for signals")?;
+    let (probes, ring) = Probes::attach(&plan.settings)?;
+    tell_what_is_lost(&probes);
+    let reader = Reader::new(ring).context("failed to map the ring buffer")?;
+    let sink = Sink::stdout().context("failed to start writing stdout")?;
+    let started = clock::monotonic();
+    let mut out = BytesMut::new();
     let pipeline = Pipeline::new(
         &host::meta(probes.reports()),
         started,
         clock::wall_offset(),
-        config.filter,
-        writer,
-        config.transitions,
+        plan.filter.clone(),
+        consumer,
+        plan.transitions,
         &mut out,
     );
     let mut session = Session {
@@ -62,12 +110,11 @@ pub async fn watch(config: WatchConfig) -> anyhow::Result<Option<Summary>> {
         reader,
         inventories: Inventories::new(started),
         pipeline,
-        // NDJSON has a line of its own for it.
-        skips_told: (config.format == Format::Table).then(Vec::new),
+        skips_told: plan.tells_skips.then(Vec::new),
         sink,
         out,
     };
-    let end = config.duration.map(|duration| started + duration);
+    let end = plan.duration.map(|duration| started + duration);
     if session.run(&mut signals, end).await? == Stopped::Unread {
         session
             .sink
@@ -199,7 +246,7 @@ impl<C: Consumer> Session<C> {
     }
 
     /// Stops the programs, takes what is still in the ring, and writes the last lines.
-    async fn finish(mut self, signals: &mut Signals) -> anyhow::Result<Summary> {
+    async fn finish(mut self, signals: &mut Signals) -> anyhow::Result<(Summary, C)> {
         self.probes.detach();
         // A program that was running on another processor comes to its end.
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -222,7 +269,7 @@ impl<C: Consumer> Session<C> {
         let summary = self.pipeline.finish(clock::monotonic(), &mut self.out);
         self.sink.send_last(&mut self.out).await;
         self.sink.finish().await.context("failed to write stdout")?;
-        Ok(summary)
+        Ok((summary, self.pipeline.into_consumer()))
     }
 
     fn feed(&mut self, batch: Batch) {

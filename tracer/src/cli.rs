@@ -32,6 +32,12 @@ pub enum Command {
     /// is free: marked └ in the table.
     #[command(after_help = WATCH_EXAMPLES)]
     Watch(WatchArgs),
+    /// Tell what is wrong with this host's connections, who does it, and what to change.
+    ///
+    /// Watches until something is certain, for 30 seconds at most, and looks at the sockets that are
+    /// there already: it is made to be started when connections fail.
+    #[command(after_help = DIAGNOSE_EXIT)]
+    Diagnose(DiagnoseArgs),
     /// Tell what this host supports: kernel, BTF, probes, capabilities.
     #[command(after_help = CHECK_EXIT)]
     Check(CheckArgs),
@@ -98,6 +104,57 @@ pub struct WatchArgs {
     )]
     pub color: ColorChoice,
     /// What to show.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+}
+
+/// `tracer diagnose`.
+#[derive(Debug, Args)]
+pub struct DiagnoseArgs {
+    /// Show what each finding rests on, and all of the advice.
+    #[arg(long, short, env = "TRACER_VERBOSE", value_parser = FalseyValueParser::new())]
+    pub verbose: bool,
+    /// Write one JSON object.
+    #[arg(long, env = "TRACER_JSON", value_parser = FalseyValueParser::new())]
+    pub json: bool,
+    /// Watch for just this time.
+    ///
+    /// Such as 10s or 2m. Without it: until something is certain, for 30s at most.
+    #[arg(long, value_name = "TIME", env = "TRACER_DURATION")]
+    pub duration: Option<Span>,
+    /// Size of the kernel's ring buffer.
+    ///
+    /// A power of two from 256KiB to 1GiB. What finds no room there is lost, counted and told.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "TRACER_BUFFER",
+        default_value = "32MiB"
+    )]
+    pub buffer: BufferSize,
+    /// Leave these probes out.
+    ///
+    /// Named as `tracer check` names them; what is lost by it is told. set_state cannot be left out.
+    #[arg(
+        long,
+        value_name = "PROBE",
+        env = "TRACER_WITHOUT",
+        value_delimiter = ',',
+        value_parser = dispensable_probe()
+    )]
+    pub without: Vec<Dispensable>,
+    /// When to colour the report.
+    ///
+    /// auto: on a terminal, unless NO_COLOR is set.
+    #[arg(
+        long,
+        value_name = "WHEN",
+        env = "TRACER_COLOR",
+        default_value = "auto",
+        value_enum
+    )]
+    pub color: ColorChoice,
+    /// Which findings to show.
     #[command(flatten)]
     pub filter: FilterArgs,
 }
@@ -200,6 +257,7 @@ const EXAMPLES: &str = "\
 Examples:
   tracer watch --port 3306             who closes connections to the database, and how
   tracer watch --kind reset_sent,reset_received
+  tracer diagnose                      what is wrong, who does it, what to change
   tracer check                         what can be seen on this host
 
 Root is needed, or the capabilities that `tracer check` names.";
@@ -214,6 +272,19 @@ Examples:
 Exit status:
   0  watched to the end: of --duration, by Ctrl-C or SIGTERM, or by a closed pipe
   2  could not run, or the command line is wrong";
+
+const DIAGNOSE_EXIT: &str = "\
+Examples:
+  tracer diagnose                      at once, when connections fail
+  tracer diagnose --verbose            with the evidence and all of the advice
+  tracer diagnose --peer 10.0.0.9 --port 3306 --duration 1m
+
+Exit status:
+  0  healthy: no error was found, and nothing stood in the way of finding one
+  1  a finding of severity error
+  2  could not run, or the command line is wrong
+  3  inconclusive: no error was found, but a probe is missing, events were lost, or too little
+     was to be seen";
 
 const CHECK_EXIT: &str = "\
 Exit status:

@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use crate::output::{Loss, Summary};
 use crate::record::holding::HoldingChange;
 use crate::record::{Call, Record, TransitionRow};
-use crate::stream::{Meta, Name, NamespaceReading, Sweep};
+use crate::stream::{Inventory, Meta, Name, NamespaceReading, Sweep};
 use crate::time::{Timestamp, WallOffset};
 
 /// The end of the pipeline. Text for stdout is appended to `out`; what a consumer does not want it
@@ -34,6 +34,9 @@ pub trait Consumer {
 
     /// What something is called.
     fn name(&mut self, _name: &Name) {}
+
+    /// Which sockets a network namespace held.
+    fn inventory(&mut self, _inventory: &Inventory) {}
 
     /// The settings and counters of a network namespace.
     fn namespace(&mut self, _reading: &NamespaceReading) {}

@@ -71,6 +71,30 @@ impl Filter {
     }
 }
 
+impl Filter {
+    /// Whether something is shown that has these ends, as far as it has any: an address and a port
+    /// each. Kinds of closes are not asked for.
+    #[must_use]
+    pub fn matches_ends(
+        &self,
+        netns: Option<u32>,
+        local: (Option<IpAddr>, Option<u16>),
+        peer: (Option<IpAddr>, Option<u16>),
+        name: Option<[u8; 16]>,
+    ) -> bool {
+        let process = Process {
+            name,
+            ..Process::default()
+        };
+        let is_in = |net: &Network, end: Option<IpAddr>| end.is_some_and(|end| net.contains(end));
+        passes(&self.netns, |inode| Some(*inode) == netns)
+            && passes(&self.ports, |port| [local.1, peer.1].contains(&Some(*port)))
+            && passes(&self.local, |network| is_in(network, local.0))
+            && passes(&self.peer, |network| is_in(network, peer.0))
+            && passes(&self.comms, |comm| comm.names(&process))
+    }
+}
+
 fn passes<T>(wanted: &[T], is: impl Fn(&T) -> bool) -> bool {
     wanted.is_empty() || wanted.iter().any(is)
 }

@@ -75,7 +75,10 @@ impl<C: Consumer> Pipeline<C> {
             }
             StreamRecord::Lost(now) => self.engine.handle_loss(*now),
             StreamRecord::Watermark(now) => self.engine.handle_timeout(*now),
-            StreamRecord::Inventory(inventory) => self.engine.handle_inventory(inventory),
+            StreamRecord::Inventory(inventory) => {
+                self.engine.handle_inventory(inventory);
+                self.consumer.inventory(inventory);
+            }
             StreamRecord::Swept(sweep) => self.handle_sweep(sweep, out),
             StreamRecord::Name(name) => self.consumer.name(name),
             StreamRecord::Namespace(reading) => self.consumer.namespace(reading),
@@ -118,10 +121,10 @@ impl<C: Consumer> Pipeline<C> {
         self.consumer.resize(size);
     }
 
-    /// Its consumer.
+    /// Its consumer, once the stream has ended.
     #[must_use]
-    pub const fn consumer(&self) -> &C {
-        &self.consumer
+    pub fn into_consumer(self) -> C {
+        self.consumer
     }
 
     /// The stream has ended at `now`: gives what is due, writes the last line, returns the account.

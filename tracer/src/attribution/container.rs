@@ -25,3 +25,17 @@ pub enum Runtime {
     /// Another one, or the path does not say.
     Unknown,
 }
+
+impl Runtime {
+    /// As OpenTelemetry's `container.runtime.name` has it; `None`: not known.
+    #[must_use]
+    pub const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Docker => Some("docker"),
+            Self::Containerd => Some("containerd"),
+            Self::CriO => Some("cri-o"),
+            Self::Podman => Some("podman"),
+            Self::Unknown => None,
+        }
+    }
+}

@@ -5,6 +5,7 @@ use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
 use tracer_common::tcp::{Endpoint, Flow};
 
+use crate::attribution::Container;
 use crate::filter::until_nul;
 use crate::record::{
     Close, FinWait2, Previous, Process, Record, StateVisit, TimeWait, Traffic, TransitionRow,
@@ -27,7 +28,7 @@ impl Serialize for Moment {
 }
 
 /// A 64-bit id as a string, since JavaScript and jq drop digits; 0 is none.
-struct Id(u64);
+pub(super) struct Id(pub u64);
 
 impl Serialize for Id {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -39,7 +40,7 @@ impl Serialize for Id {
 }
 
 /// A NUL-padded name; what is not UTF-8 in it is replaced.
-struct Name<'a>(&'a [u8; 16]);
+pub(super) struct Name<'a>(pub &'a [u8; 16]);
 
 impl Serialize for Name<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -59,8 +60,26 @@ impl Serialize for Errno {
     }
 }
 
+/// A container.
 #[derive(Serialize)]
-struct EndpointView {
+pub(super) struct ContainerView<'a> {
+    id: &'a str,
+    runtime: Option<&'static str>,
+    pod_uid: Option<&'a str>,
+}
+
+impl<'a> From<&'a Container> for ContainerView<'a> {
+    fn from(container: &'a Container) -> Self {
+        Self {
+            id: &container.id,
+            runtime: container.runtime.name(),
+            pod_uid: container.pod_uid.as_deref(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct EndpointView {
     #[serde(serialize_with = "address")]
     address: Endpoint,
     port: Option<u16>,

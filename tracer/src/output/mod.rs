@@ -16,12 +16,13 @@ use crate::time::{Timestamp, WallOffset};
 
 pub mod check;
 mod columns;
+pub mod diagnosis;
 mod errno;
 mod json;
 mod ndjson;
 mod page;
 mod table;
-mod text;
+pub(crate) mod text;
 mod transitions;
 mod words;
 

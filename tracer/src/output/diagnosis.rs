@@ -1,0 +1,59 @@
+//! A diagnosis as `tracer diagnose` tells it: text for people, or one JSON object.
+
+use bytes::BytesMut;
+
+use crate::diagnosis::{Report, Subject};
+
+use super::{Format, Terminal, ndjson, text};
+
+mod page;
+mod view;
+
+/// How a report is written.
+#[derive(Clone, Debug)]
+pub struct Style {
+    /// Text or JSON.
+    pub format: Format,
+    /// Whether to show what findings rest on, and all of the advice.
+    pub verbose: bool,
+    /// What the reader of the text sees it on.
+    pub terminal: Terminal,
+}
+
+/// Appends the report, with its line ends.
+pub fn write(report: &Report, style: &Style, out: &mut BytesMut) {
+    match style.format {
+        Format::Table => out.extend_from_slice(page::text(report, style).as_bytes()),
+        Format::Json => ndjson::line(&view::DiagnosisView::from(report), out),
+    }
+}
+
+/// Who a finding is about, and where, in brackets' words: `pid 812, container 3f2a…, netns web`.
+fn whereabouts(report: &Report, subject: &Subject) -> Vec<String> {
+    let names = &report.names;
+    let mut parts = Vec::new();
+    match &subject.pids[..] {
+        [] => {}
+        [pid] => parts.push(format!("pid {pid}")),
+        [.., last] => parts.push(format!("pid {last} and {} more", subject.pids.len() - 1)),
+    }
+    if let Some(cgroup) = subject.program.and_then(|program| program.cgroup_id) {
+        match names.container(cgroup) {
+            Some(container) => {
+                // An id's first 12 digits are what `docker ps` shows.
+                let id: String = container.id.chars().take(12).collect();
+                parts.push(format!("container {}", text::plain(&id)));
+            }
+            None => parts.extend(
+                names
+                    .cgroup(cgroup)
+                    .filter(|path| *path != "/")
+                    .map(|path| format!("cgroup {}", text::plain(path))),
+            ),
+        }
+    }
+    if let Some(name) = subject.netns.and_then(|inode| names.netns(inode)) {
+        parts.push(format!("netns {}", text::plain(name)));
+    }
+    parts
+}
