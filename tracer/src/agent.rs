@@ -49,6 +49,7 @@ pub async fn watch(config: WatchConfig) -> anyhow::Result<Option<Summary>> {
         duration: config.duration,
         // NDJSON has lines of its own for it.
         tells_skips: config.format == Format::Table,
+        greeting: None,
     };
     let outcome = trace(&plan, writer).await?;
     Ok(outcome.map(|(summary, _)| summary))
@@ -72,6 +73,10 @@ pub async fn diagnose(config: DiagnoseConfig) -> anyhow::Result<Option<Report>> 
         duration: Some(config.duration),
         // The report says it.
         tells_skips: false,
+        greeting: Some(match config.until_certain {
+            true => "watching until something is certain",
+            false => "watching",
+        }),
     };
     let outcome = trace(&plan, watch).await?;
     Ok(outcome.map(|(_, watch)| watch.into_report()))
@@ -85,6 +90,8 @@ struct Plan<'a> {
     duration: Option<Duration>,
     /// What a sweep could not look at is told on stderr.
     tells_skips: bool,
+    /// What is said on stderr once the probes are attached.
+    greeting: Option<&'static str>,
 }
 
 /// Traces for `consumer`, and gives it back with the account. `None`: stdout was closed.
@@ -114,6 +121,14 @@ async fn trace<C: Consumer>(plan: &Plan<'_>, consumer: C) -> anyhow::Result<Opti
         sink,
         out,
     };
+    if let (Some(greeting), Some(duration)) = (plan.greeting, plan.duration) {
+        // Stderr may be closed; that is no reason not to trace.
+        let _ = writeln!(
+            io::stderr(),
+            "tracer: {greeting}, for {} s at most; Ctrl-C reports at once",
+            duration.as_secs_f32()
+        );
+    }
     let end = plan.duration.map(|duration| started + duration);
     if session.run(&mut signals, end).await? == Stopped::Unread {
         session
