@@ -26,6 +26,7 @@ mod client_first;
 mod close_order;
 mod command_line;
 mod degraded;
+mod diagnose;
 mod dwell;
 mod failed_connects;
 mod full_rate;
