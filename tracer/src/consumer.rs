@@ -30,7 +30,7 @@ pub trait Consumer {
     fn holding(&mut self, _change: &HoldingChange) {}
 
     /// A system call failed.
-    fn call(&mut self, _call: &Call) {}
+    fn call(&mut self, _call: &Call, _wall: WallOffset, _out: &mut BytesMut) {}
 
     /// What something is called.
     fn name(&mut self, _name: &Name) {}

@@ -2,13 +2,14 @@
 //!
 //! The values of one filter are alternatives; the filters themselves must all hold.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net};
 use tracer_common::tcp::{Endpoint, Flow, TcpState};
 
-use crate::record::{CloseKind, Process, Record, TransitionRow};
+use crate::record::{Call, CloseKind, Process, Record, TransitionRow};
+use crate::stream;
 
 /// What to show; an empty list lets everything pass.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,9 +70,38 @@ impl Filter {
             && passes(&self.peer, |network| has_peer && may_be_in(peer, network))
             && passes(&self.comms, |comm| comm.names(&row.process))
     }
-}
 
-impl Filter {
+    /// Whether `call` is shown. As with transitions, what is not known passes: a socket() that
+    /// failed has no namespace, port or address.
+    #[must_use]
+    pub fn matches_call(&self, call: &Call) -> bool {
+        let Flow { local, peer } = call.flow;
+        let asked = call.failed.address.map_or(UNKNOWN_END, |asked| Endpoint {
+            address: asked.ip(),
+            port: asked.port(),
+        });
+        let (local, peer) = match call.failed.call {
+            stream::Call::Connect => (local, asked),
+            stream::Call::Bind => (asked, peer),
+            stream::Call::Socket | stream::Call::Accept => (local, peer),
+        };
+        let may_be_in = |end: Endpoint, net: &Network| {
+            end.address.is_unspecified() || net.contains(end.address)
+        };
+
+        passes(&self.netns, |inode| call.netns == 0 || *inode == call.netns)
+            && passes(&self.ports, |port| {
+                [local.port, peer.port].contains(port) || (local.port, peer.port) == (0, 0)
+            })
+            && passes(&self.local, |network| may_be_in(local, network))
+            && passes(&self.peer, |network| may_be_in(peer, network))
+            && passes(&self.comms, |comm| {
+                [&call.failed.comm, &call.failed.name]
+                    .into_iter()
+                    .any(|name| until_nul(name) == comm.0)
+            })
+    }
+
     /// Whether something is shown that has these ends, as far as it has any: an address and a port
     /// each. Kinds of closes are not asked for.
     #[must_use]
@@ -94,6 +124,11 @@ impl Filter {
             && passes(&self.comms, |comm| comm.names(&process))
     }
 }
+
+const UNKNOWN_END: Endpoint = Endpoint {
+    address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    port: 0,
+};
 
 fn passes<T>(wanted: &[T], is: impl Fn(&T) -> bool) -> bool {
     wanted.is_empty() || wanted.iter().any(is)

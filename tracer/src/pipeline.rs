@@ -158,6 +158,11 @@ impl<C: Consumer> Pipeline<C> {
                     }
                 }
                 Output::Holding(change) => self.consumer.holding(&change),
+                Output::Call(call) => {
+                    if self.filter.matches_call(&call) {
+                        self.consumer.call(&call, self.wall, out);
+                    }
+                }
             }
         }
     }

@@ -484,7 +484,7 @@ fn is_refusal(error: &EbpfError) -> bool {
     false
 }
 
-const _: () = assert!(Kind::COUNT == 11 && Hook::COUNT == 4);
+const _: () = assert!(Kind::COUNT == 12 && Hook::COUNT == 4);
 
 #[cfg(test)]
 mod tests {

@@ -247,7 +247,7 @@ impl Consumer for Watch {
         self.opened += u64::from(is_connection && is_opening && is_new);
     }
 
-    fn call(&mut self, call: &Call) {
+    fn call(&mut self, call: &Call, _: WallOffset, _: &mut BytesMut) {
         let failed = &call.failed;
         let key = CallKey {
             netns_cookie: call.netns_cookie,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use serde_json::{Value, json};
+use tracer::consumer::Consumer;
 use tracer::output::{Format, Loss, Summary, Terminal, Writer};
 use tracer::record::CloseKind;
 use tracer::stream::{Meta, ProbeReport, ProbeState, Purpose, Skipped, Sweep};

@@ -79,6 +79,7 @@ pub fn record(flow: Flow, role: Role, close: Close) -> Record {
         closer: Process::default(),
         uid: None,
         cgroup_id: None,
+        timestamps: Some(true),
         traffic: None,
         incomplete: Vec::new(),
     }

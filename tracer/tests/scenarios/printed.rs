@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use tracer::engine::{Engine, Output};
 use tracer::record::holding::{Holding, HoldingChange};
-use tracer::record::{Process, Record, Source};
+use tracer::record::{Call, Process, Record, Source};
 use tracer::time::Timestamp;
 use tracer_common::tcp::TcpState;
 
@@ -51,8 +51,31 @@ pub fn drain(engine: &mut Engine, names: &Names, text: &mut String) {
             }
             Output::End(record) => end(text, &record, &name),
             Output::Holding(change) => holding(text, &change),
+            Output::Call(call) => failed_call(text, &call),
         }
     }
+}
+
+fn failed_call(text: &mut String, call: &Call) {
+    let failed = &call.failed;
+    let asked = failed.address.map(|address| format!(" {address}"));
+    let state = failed.state.map(|state| format!(" in {state}"));
+    writeln!(
+        text,
+        "call {} {}{} errno {}{} by {}{}",
+        seconds(call.at.0),
+        failed.call.name(),
+        asked.unwrap_or_default(),
+        failed.errno,
+        state.unwrap_or_default(),
+        failed.tid,
+        if call.has_record {
+            ", in a record"
+        } else {
+            ", in no record"
+        }
+    )
+    .unwrap();
 }
 
 fn holding(text: &mut String, change: &HoldingChange) {

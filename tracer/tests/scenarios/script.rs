@@ -10,6 +10,8 @@
 //! SECONDS NAME timer_start|timer_cancel|timer_expire|schedule TIME_WAIT|FIN_WAIT2 [left=jiffies|expires=jiffies]
 //! SECONDS NAME segment TIME_WAIT [tcp=FIN|RST|…] [payload=10]
 //! SECONDS NAME reset_received | reset_sent state=TIME_WAIT [answers]
+//! SECONDS NAME connect|bind|socket|accept errno=EADDRNOTAVAIL [asked=10.0.0.9:80] [tid=812] [state=SYN_SENT]
+//!                                            a system call that failed
 //! SECONDS sweep [skipped=INODE|unnamed]       all network namespaces have been asked
 //! SECONDS watermark
 //! lost                                       the next event comes after others that were lost
@@ -27,7 +29,8 @@ use std::time::Duration;
 
 use tracer::engine::{Config, Engine};
 use tracer::stream::{
-    Body, Event, Found, Holder, Inventory, Minisocket, Purpose, Skipped, Socket, Sweep, Task,
+    Body, Call, Event, FailedCall, Found, Holder, Inventory, Minisocket, Purpose, Skipped, Socket,
+    Sweep, Task,
 };
 use tracer::time::Timestamp;
 use tracer_common::event::{CloseFacts, flags, marks};
@@ -374,6 +377,27 @@ impl Script {
                     payload: words.number("payload", 0)?,
                 }
             }
+            "connect" | "bind" | "socket" | "accept" => Body::CallFailed(FailedCall {
+                call: match verb {
+                    "connect" => Call::Connect,
+                    "bind" => Call::Bind,
+                    "socket" => Call::Socket,
+                    _ => Call::Accept,
+                },
+                errno: errno(words.value("errno").ok_or("no errno")?)?,
+                address: match words.value("asked") {
+                    Some(asked) => Some(asked.parse().map_err(|_| "bad address")?),
+                    None => None,
+                },
+                state: match verb {
+                    "socket" => None,
+                    _ => Some(state(words.value("state").unwrap_or("CLOSE"))?),
+                },
+                pid: words.number("tid", 812)?,
+                tid: words.number("tid", 812)?,
+                comm: [0; 16],
+                name: [0; 16],
+            }),
             "reset_received" => Body::ResetReceived { state: 1 },
             "reset_sent" => Body::ResetSent {
                 state: match words.value("state") {
@@ -477,6 +501,10 @@ fn errno(name: &str) -> Parsed<u16> {
         "ECONNRESET" => libc::ECONNRESET as u16,
         "ECONNREFUSED" => libc::ECONNREFUSED as u16,
         "ECONNABORTED" => libc::ECONNABORTED as u16,
+        "EADDRNOTAVAIL" => libc::EADDRNOTAVAIL as u16,
+        "EADDRINUSE" => libc::EADDRINUSE as u16,
+        "EMFILE" => libc::EMFILE as u16,
+        "ENETUNREACH" => libc::ENETUNREACH as u16,
         "EPIPE" => libc::EPIPE as u16,
         "ETIMEDOUT" => libc::ETIMEDOUT as u16,
         "EHOSTUNREACH" => libc::EHOSTUNREACH as u16,
