@@ -64,21 +64,28 @@ fn headline(report: &Report) -> [String; 2] {
     }
 }
 
-/// An advice in one line.
+/// An advice in one line: its command, where it has one.
 fn change(advice: &Advice) -> String {
-    let mut line = advice.what.clone();
+    let mut line = advice
+        .command
+        .clone()
+        .unwrap_or_else(|| advice.what.clone());
     match (&advice.present, &advice.proposed) {
-        (Some(present), Some(proposed)) => {
-            text::push(&mut line, format_args!(" (now {present}, then {proposed})"));
+        (Some(present), _) => text::push(&mut line, format_args!(" (now {present})")),
+        (None, Some(proposed)) if advice.command.is_none() => {
+            text::push(&mut line, format_args!(": {proposed}"));
         }
-        (Some(present), None) => text::push(&mut line, format_args!(" (now {present})")),
-        (None, Some(proposed)) => text::push(&mut line, format_args!(" ({proposed})")),
-        (None, None) => {}
-    }
-    if let Some(command) = &advice.command {
-        text::push(&mut line, format_args!(": {command}"));
+        _ => {}
     }
     line
+}
+
+/// A sentence of a clause.
+fn sentence(clause: &str) -> String {
+    let mut characters = clause.chars();
+    let first = characters.next().map(char::to_uppercase);
+    let first: String = first.into_iter().flatten().collect();
+    format!("{first}{}.", characters.as_str().trim_end_matches('.'))
 }
 
 fn duration(report: &Report) -> String {
@@ -113,7 +120,9 @@ impl Page {
             self.paragraph(None, "  ", "  ", sentence);
         }
         for (number, advice) in finding.advice.iter().take(advice).enumerate() {
-            self.advice(number + 1, advice, verbose);
+            // The second line of all has told the first of the worst.
+            let is_told = is_worst && number == 0 && !verbose;
+            self.advice(number + 1, advice, is_told, verbose);
         }
         let warnings = match (verbose, is_worst) {
             (true, _) => usize::MAX,
@@ -124,14 +133,17 @@ impl Page {
         }
     }
 
-    fn advice(&mut self, number: usize, advice: &Advice, verbose: bool) {
+    fn advice(&mut self, number: usize, advice: &Advice, is_told: bool, verbose: bool) {
         let first = format!("  {number}. ");
-        let line = match verbose {
-            true => change(advice),
-            false => advice.what.clone(),
-        };
-        let line = format!("{line}. {}", advice.effect);
+        let line = format!("{} {}", sentence(&advice.what), advice.effect);
         self.paragraph(None, &first, "     ", line.trim_end());
+        if let Some(command) = advice.command.as_deref().filter(|_| !is_told) {
+            // To be copied as it is: the shell takes the rest for a comment.
+            let present = advice.present.as_deref();
+            let present = present.map(|present| format!("  # now {present}"));
+            let present = present.unwrap_or_default();
+            self.whole(None, &format!("     $ {command}{present}"));
+        }
         if verbose {
             if let Some(caution) = &advice.caution {
                 self.paragraph(None, "     Mind: ", "           ", caution);
@@ -185,7 +197,8 @@ impl Page {
         let options = textwrap::Options::new(room)
             .initial_indent(first)
             .subsequent_indent(rest)
-            .break_words(false);
+            .break_words(false)
+            .word_splitter(textwrap::WordSplitter::NoHyphenation);
         for line in textwrap::wrap(words, options) {
             self.whole(severity, &line);
         }
