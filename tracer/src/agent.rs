@@ -35,6 +35,7 @@ pub async fn watch(config: WatchConfig) -> anyhow::Result<Option<Summary>> {
     let mut signals = Signals::new().context("failed to listen for signals")?;
     let settings = Settings {
         without: &config.without,
+        calls: config.calls,
         ..Settings::new(object::object(), config.buffer.bytes())
     };
     let (probes, ring) = Probes::attach(&settings)?;

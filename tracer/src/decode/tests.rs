@@ -257,7 +257,7 @@ fn call_failed() -> CallFailed<V4> {
         pid: 812,
         tid: 813,
         errno: 99,
-        call: event::calls::CONNECT,
+        call: calls::CONNECT,
         state: TcpState::Close.number(),
         asked_family: 4,
         padding: 0,
@@ -304,7 +304,7 @@ fn a_failed_call_tells_who_asked_for_what() {
     let asked = told(&record).1.address.expect("an address");
     assert_eq!(asked.to_string(), "[fe80::2]:3306");
     (record.asked_family, record.state) = (0, 0);
-    record.call = event::calls::SOCKET;
+    record.call = calls::SOCKET;
     let (_, failed) = told(&record);
     assert_eq!(
         (failed.call, failed.address, failed.state),
