@@ -42,6 +42,7 @@ pub async fn watch(config: WatchConfig) -> anyhow::Result<Option<Summary>> {
     let plan = Plan {
         settings: Settings {
             without: &config.without,
+            calls: config.calls,
             ..Settings::new(object::object(), config.buffer.bytes())
         },
         filter: config.filter,
@@ -65,6 +66,7 @@ pub async fn diagnose(config: DiagnoseConfig) -> anyhow::Result<Option<Report>> 
     let plan = Plan {
         settings: Settings {
             without: &config.without,
+            calls: true,
             ..Settings::new(object::object(), config.buffer.bytes())
         },
         // The account of ports sees everything; findings are chosen from at the end.

@@ -61,6 +61,12 @@ pub struct WatchArgs {
     /// In place of the closes in the table; beside them with --json.
     #[arg(long, env = "TRACER_TRANSITIONS", value_parser = FalseyValueParser::new())]
     pub transitions: bool,
+    /// Tell failed connect(), bind(), socket() and accept() calls too.
+    ///
+    /// Each with its errno and its task: a connect() that finds no route never reaches TCP and has
+    /// no close. While it runs, every system call on the host takes a little longer.
+    #[arg(long, env = "TRACER_CALLS", value_parser = FalseyValueParser::new())]
+    pub calls: bool,
     /// Write NDJSON: one object a line.
     ///
     /// The first line is of type meta, the last of type summary.

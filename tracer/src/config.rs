@@ -37,6 +37,8 @@ pub struct WatchConfig {
     pub format: Format,
     /// Whether every transition is shown.
     pub transitions: bool,
+    /// Whether failed system calls are told.
+    pub calls: bool,
     /// How long; `None`: until a signal.
     pub duration: Option<Duration>,
     /// Size of the ring buffer.
@@ -55,6 +57,7 @@ impl TryFrom<WatchArgs> for WatchConfig {
             filter: args.filter.try_into()?,
             format: format(args.json),
             transitions: args.transitions,
+            calls: args.calls,
             duration: args.duration.map(|Span(duration)| duration),
             buffer: args.buffer,
             without: args.without,

@@ -1,14 +1,16 @@
 //! A record and a transition as JSON shows them: views that borrow and serialise, with the fixed
 //! field names. What was never seen is null.
 
+use std::net::{IpAddr, SocketAddr};
+
 use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
-use tracer_common::tcp::{Endpoint, Flow};
+use tracer_common::tcp::{Endpoint, Flow, TcpState};
 
 use crate::attribution::Container;
 use crate::filter::until_nul;
 use crate::record::{
-    Close, FinWait2, Previous, Process, Record, StateVisit, TimeWait, Traffic, TransitionRow,
+    Call, Close, FinWait2, Previous, Process, Record, StateVisit, TimeWait, Traffic, TransitionRow,
 };
 use crate::time::{Timestamp, WallOffset};
 
@@ -146,6 +148,68 @@ impl<'a> TransitionView<'a> {
             to: row.to.name(),
             for_ns: row.for_ns,
             process: (&row.process).into(),
+        }
+    }
+}
+
+/// A system call that failed.
+#[derive(Serialize)]
+pub(super) struct CallView<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    at: Moment,
+    monotonic_ns: u64,
+    call: &'static str,
+    errno: Errno,
+    address: Option<AskedView>,
+    state: Option<&'static str>,
+    netns: Option<u32>,
+    netns_cookie: Id,
+    local: EndpointView,
+    peer: EndpointView,
+    pid: u32,
+    tid: u32,
+    comm: Name<'a>,
+    name: Name<'a>,
+    has_record: bool,
+}
+
+impl<'a> CallView<'a> {
+    pub fn new(call: &'a Call, wall: WallOffset) -> Self {
+        let failed = &call.failed;
+        Self {
+            kind: "call",
+            at: Moment(call.at, wall),
+            monotonic_ns: call.at.0,
+            call: failed.call.name(),
+            errno: Errno(failed.errno),
+            address: failed.address.map(AskedView::from),
+            state: failed.state.map(TcpState::name),
+            netns: (call.netns != 0).then_some(call.netns),
+            netns_cookie: Id(call.netns_cookie),
+            local: call.flow.local.into(),
+            peer: call.flow.peer.into(),
+            pid: failed.pid,
+            tid: failed.tid,
+            comm: Name(&failed.comm),
+            name: Name(&failed.name),
+            has_record: call.has_record,
+        }
+    }
+}
+
+/// What a call asked for: an unspecified address is that, and not one that was never seen.
+#[derive(Serialize)]
+struct AskedView {
+    address: IpAddr,
+    port: u16,
+}
+
+impl From<SocketAddr> for AskedView {
+    fn from(asked: SocketAddr) -> Self {
+        Self {
+            address: asked.ip(),
+            port: asked.port(),
         }
     }
 }

@@ -6,11 +6,11 @@ use bytes::BytesMut;
 use serde::Serialize;
 
 use crate::probes::only_adds_precision;
-use crate::record::{Record, TransitionRow};
+use crate::record::{Call, Record, TransitionRow};
 use crate::stream::{Meta, ProbeReport, ProbeState, Skipped, Sweep};
 use crate::time::{Timestamp, WallOffset};
 
-use super::json::{Moment, RecordView, TransitionView};
+use super::json::{CallView, Moment, RecordView, TransitionView};
 use super::{Loss, Summary};
 
 /// Version of the fields: it changes when one changes its meaning or goes.
@@ -58,6 +58,10 @@ impl Ndjson {
 
     pub fn end(&self, record: &Record, wall: WallOffset, out: &mut BytesMut) {
         line(&RecordView::new("end", record, record.ended_at, wall), out);
+    }
+
+    pub fn call(&self, call: &Call, wall: WallOffset, out: &mut BytesMut) {
+        line(&CallView::new(call, wall), out);
     }
 
     pub fn loss(&self, loss: &Loss, wall: WallOffset, out: &mut BytesMut) {
