@@ -11,7 +11,7 @@ use tracer_common::event::Kind;
 
 use crate::consumer::Consumer;
 use crate::record::{CloseKind, Record, TransitionRow};
-use crate::stream::{Meta, Sweep};
+use crate::stream::{Meta, Name, Sweep};
 use crate::time::{Timestamp, WallOffset};
 
 pub mod check;
@@ -154,6 +154,14 @@ impl Consumer for Writer {
             Form::Closes(table) => table.end(record, wall, out),
             Form::Transitions(_) => {}
             Form::Json(json) => json.end(record, wall, out),
+        }
+    }
+
+    /// Takes in a name, for the records that bear its number. Tables show none.
+    fn name(&mut self, name: &Name) {
+        match &mut self.0 {
+            Form::Closes(_) | Form::Transitions(_) => {}
+            Form::Json(json) => json.name(name),
         }
     }
 

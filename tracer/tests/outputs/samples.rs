@@ -79,6 +79,7 @@ pub fn record(flow: Flow, role: Role, close: Close) -> Record {
         closer: Process::default(),
         uid: None,
         cgroup_id: None,
+        timestamps: None,
         traffic: None,
         incomplete: Vec::new(),
     }
@@ -350,6 +351,7 @@ pub fn transitions() -> Vec<TransitionRow> {
         to,
         for_ns,
         process,
+        cgroup_id: None,
     };
     let php = process(b"php-fpm", 812, Source::Exact);
     let nobody = Process::default();
