@@ -9,6 +9,7 @@ use bytes::BytesMut;
 use tokio::select;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::attribution::Resolver;
 use crate::config::{DiagnoseConfig, WatchConfig};
 use crate::consumer::Consumer;
 use crate::decode;
@@ -117,6 +118,7 @@ async fn trace<C: Consumer>(plan: &Plan<'_>, consumer: C) -> anyhow::Result<Opti
     let mut session = Session {
         probes,
         reader,
+        resolver: Resolver::new(),
         inventories: Inventories::new(started),
         pipeline,
         skips_told: plan.tells_skips.then(Vec::new),
@@ -206,6 +208,7 @@ enum Stopped {
 struct Session<C> {
     probes: Probes,
     reader: Reader,
+    resolver: Resolver,
     inventories: Inventories,
     pipeline: Pipeline<C>,
     /// `None`: what a sweep skipped is not for stderr.
@@ -297,9 +300,14 @@ impl<C: Consumer> Session<C> {
         } = batch;
         while let Some(event) = decode::next_event(&mut records) {
             match event {
-                Ok(event) => self
-                    .pipeline
-                    .handle(&StreamRecord::Event(event), &mut self.out),
+                Ok(event) => {
+                    self.resolver.resolve(&event, |name| {
+                        self.pipeline
+                            .handle(&StreamRecord::Name(name), &mut self.out);
+                    });
+                    self.pipeline
+                        .handle(&StreamRecord::Event(event), &mut self.out);
+                }
                 Err(error) => {
                     self.pipeline.handle_undecodable();
                     tracing::error!("failed to decode a record of the ring buffer: {error}");
@@ -320,6 +328,14 @@ impl<C: Consumer> Session<C> {
     /// Feeds what a sweep has brought, once no event of its time is still to come.
     fn feed_inventory(&mut self, watermark: Timestamp) {
         if let Some(record) = self.inventories.release(watermark) {
+            if let StreamRecord::Inventory(inventory) = &record {
+                let (inode, cookie) = (inventory.netns, inventory.netns_cookie);
+                self.resolver
+                    .resolve_netns(inode, cookie, watermark, |name| {
+                        self.pipeline
+                            .handle(&StreamRecord::Name(name), &mut self.out);
+                    });
+            }
             self.pipeline.handle(&record, &mut self.out);
             if let (StreamRecord::Swept(sweep), Some(told)) = (&record, &mut self.skips_told) {
                 tell_what_was_skipped(sweep, told);

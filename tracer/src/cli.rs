@@ -7,7 +7,7 @@ use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config::{BufferSize, Span};
-use crate::filter::Network;
+use crate::filter::{CgroupPath, Network};
 use crate::probes::{Dispensable, Indispensable};
 use crate::record::{CloseKind, UnknownName};
 
@@ -189,6 +189,17 @@ pub struct FilterArgs {
         value_delimiter = ','
     )]
     pub netns: Vec<String>,
+    /// Only connections of this control group and those below it.
+    ///
+    /// By its path, such as /system.slice/nginx.service. One whose group is not known is not shown;
+    /// of transitions that is so until its process has acted.
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "TRACER_CGROUP",
+        value_delimiter = ','
+    )]
+    pub cgroup: Vec<CgroupPath>,
     /// Only connections that a thread or process of this name opened or closed.
     ///
     /// The kernel keeps the first 15 bytes of a name; so does this. Of transitions, those that the

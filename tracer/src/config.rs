@@ -11,7 +11,7 @@ use crate::filter::{Comm, Filter};
 use crate::output::Format;
 use crate::probes::Dispensable;
 
-mod netns;
+pub(crate) mod netns;
 
 pub use netns::NetnsError;
 
@@ -146,6 +146,7 @@ impl TryFrom<FilterArgs> for Filter {
                 .into_iter()
                 .map(inode)
                 .collect::<Result<_, _>>()?,
+            cgroups: args.cgroup,
             comms: args.comm.iter().map(|name| Comm::from(&**name)).collect(),
             kinds: args.kind,
         })

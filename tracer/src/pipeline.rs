@@ -3,6 +3,7 @@
 use bytes::BytesMut;
 use tracer_common::event::Kind;
 
+use crate::attribution::Names;
 use crate::consumer::Consumer;
 use crate::engine::{self, Engine, Output};
 use crate::filter::Filter;
@@ -16,6 +17,8 @@ use crate::time::{Timestamp, WallOffset};
 pub struct Pipeline<C> {
     engine: Engine,
     filter: Filter,
+    /// What the filter asks for: empty where it needs none.
+    names: Names,
     consumer: C,
     wall: WallOffset,
     started: Timestamp,
@@ -53,6 +56,7 @@ impl<C: Consumer> Pipeline<C> {
         Self {
             engine,
             filter,
+            names: Names::default(),
             consumer,
             wall,
             started,
@@ -80,7 +84,12 @@ impl<C: Consumer> Pipeline<C> {
                 self.consumer.inventory(inventory);
             }
             StreamRecord::Swept(sweep) => self.handle_sweep(sweep, out),
-            StreamRecord::Name(name) => self.consumer.name(name),
+            StreamRecord::Name(name) => {
+                if self.filter.needs_names() {
+                    self.names.learn(name);
+                }
+                self.consumer.name(name);
+            }
             StreamRecord::Namespace(reading) => self.consumer.namespace(reading),
             StreamRecord::Clock(wall) => self.wall = *wall,
             StreamRecord::Account(reading) => {
@@ -141,19 +150,19 @@ impl<C: Consumer> Pipeline<C> {
         while let Some(output) = self.engine.poll() {
             match output {
                 Output::Transition(row) => {
-                    if self.filter.matches_transition(&row) {
+                    if self.filter.matches_transition(&row, &self.names) {
                         self.consumer.transition(&row, self.wall, out);
                     }
                 }
                 Output::Close(record) => {
                     self.closed_by_kind[record.close.kind as usize] += 1;
-                    if self.filter.matches_record(&record) {
+                    if self.filter.matches_record(&record, &self.names) {
                         self.consumer.close(&record, self.wall, out);
                     }
                 }
                 Output::End(record) => {
                     self.time_waits_ended += u64::from(record.time_wait.is_some());
-                    if self.filter.matches_record(&record) {
+                    if self.filter.matches_record(&record, &self.names) {
                         self.consumer.end(&record, self.wall, out);
                     }
                 }
@@ -216,7 +225,7 @@ impl<C: Consumer> Pipeline<C> {
             return shown;
         }
         for remaining in self.engine.remaining() {
-            if self.filter.matches_record(&remaining.record) {
+            if self.filter.matches_record(&remaining.record, &self.names) {
                 shown.open += u64::from(remaining.open);
                 shown.in_time_wait += u64::from(remaining.in_time_wait);
             }

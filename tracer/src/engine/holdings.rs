@@ -138,7 +138,12 @@ fn holding(connection: &Connection, jiffies: Jiffies) -> Option<Holding> {
         }
         None if connection.is_open() => {
             let state = connection.state?;
-            (use_of(state)?, connection.timeline.current(state), None)
+            let arrival = connection.timeline.current(state);
+            let since = match state {
+                TcpState::CloseWait => arrival.or(connection.presence.close_wait_since()),
+                _ => arrival,
+            };
+            (use_of(state)?, since, None)
         }
         None => return None,
     };

@@ -318,6 +318,7 @@ impl Engine {
                 && (row.from, row.to) == (task.from, task.to)
             {
                 row.process = exactly(task);
+                row.cgroup_id = row.cgroup_id.or(Some(task.cgroup).filter(|id| *id != 0));
                 pending.held = None;
                 return;
             }

@@ -2,6 +2,7 @@
 
 use bytes::BytesMut;
 
+use crate::attribution::Group;
 use crate::diagnosis::{Report, Subject};
 
 use super::{Format, Terminal, ndjson, text};
@@ -28,6 +29,12 @@ pub fn write(report: &Report, style: &Style, out: &mut BytesMut) {
     }
 }
 
+/// The control group of a finding's program.
+fn group<'a>(report: &'a Report, subject: &Subject) -> Option<&'a Group> {
+    let cgroup_id = subject.program.and_then(|program| program.cgroup_id);
+    report.names.group(cgroup_id, subject.pids.last().copied())
+}
+
 /// Who a finding is about, and where, in brackets' words: `pid 812, container 3f2a…, netns web`.
 fn whereabouts(report: &Report, subject: &Subject) -> Vec<String> {
     let names = &report.names;
@@ -37,19 +44,16 @@ fn whereabouts(report: &Report, subject: &Subject) -> Vec<String> {
         [pid] => parts.push(format!("pid {pid}")),
         [.., last] => parts.push(format!("pid {last} and {} more", subject.pids.len() - 1)),
     }
-    if let Some(cgroup) = subject.program.and_then(|program| program.cgroup_id) {
-        match names.container(cgroup) {
-            Some(container) => {
+    if let Some(group) = group(report, subject) {
+        match (&group.container, group.unit()) {
+            (Some(container), _) => {
                 // An id's first 12 digits are what `docker ps` shows.
                 let id: String = container.id.chars().take(12).collect();
                 parts.push(format!("container {}", text::plain(&id)));
             }
-            None => parts.extend(
-                names
-                    .cgroup(cgroup)
-                    .filter(|path| *path != "/")
-                    .map(|path| format!("cgroup {}", text::plain(path))),
-            ),
+            (None, Some(unit)) => parts.push(format!("unit {}", text::plain(unit))),
+            (None, None) if group.path == "/" => {}
+            (None, None) => parts.push(format!("cgroup {}", text::plain(&group.path))),
         }
     }
     if let Some(name) = subject.netns.and_then(|inode| names.netns(inode)) {

@@ -7,7 +7,7 @@ use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
 use tracer_common::tcp::{Endpoint, Flow, TcpState};
 
-use crate::attribution::Container;
+use crate::attribution::{Container, Group, Names};
 use crate::filter::until_nul;
 use crate::record::{
     Call, Close, FinWait2, Previous, Process, Record, StateVisit, TimeWait, Traffic, TransitionRow,
@@ -248,7 +248,8 @@ pub(super) struct RecordView<'a> {
     uid: Option<u32>,
     cgroup: Option<&'a str>,
     cgroup_id: Option<Id>,
-    container: Option<&'a str>,
+    unit: Option<&'a str>,
+    container: Option<ContainerView<'a>>,
     timestamps: Option<bool>,
     traffic: Option<TrafficView>,
     complete: bool,
@@ -262,15 +263,17 @@ impl<'a> RecordView<'a> {
         record: &'a Record,
         about: Option<Timestamp>,
         wall: WallOffset,
+        names: &'a Names,
     ) -> Self {
         let moment = |at: Option<Timestamp>| at.map(|at| Moment(at, wall));
+        let group = names.group_of(record);
         Self {
             kind,
             id: Id(record.cookie),
             generation: record.generation,
             netns: (record.netns != 0).then_some(record.netns),
             netns_cookie: Id(record.netns_cookie),
-            netns_name: None,
+            netns_name: names.netns(record.netns),
             family: family(&record.flow),
             socket_family: if record.socket_is_v6 { "ipv6" } else { "ipv4" },
             local: record.flow.local.into(),
@@ -296,9 +299,12 @@ impl<'a> RecordView<'a> {
                 closer: (&record.closer).into(),
             },
             uid: record.uid,
-            cgroup: None,
+            cgroup: group.map(|group| &*group.path),
             cgroup_id: record.cgroup_id.map(Id),
-            container: None,
+            unit: group.and_then(Group::unit),
+            container: group
+                .and_then(|group| group.container.as_ref())
+                .map(ContainerView::from),
             timestamps: record.timestamps,
             traffic: record.traffic.map(TrafficView::from),
             complete: record.incomplete.is_empty(),

@@ -11,7 +11,7 @@ use tracer_common::event::Kind;
 
 use crate::consumer::Consumer;
 use crate::record::{Call, CloseKind, Record, TransitionRow};
-use crate::stream::{Meta, Sweep};
+use crate::stream::{Meta, Name, Sweep};
 use crate::time::{Timestamp, WallOffset};
 
 pub mod check;
@@ -164,6 +164,14 @@ impl Consumer for Writer {
             Form::Closes(table) => table.call(call, wall, out),
             Form::Transitions(table) => table.call(call, wall, out),
             Form::Json(json) => json.call(call, wall, out),
+        }
+    }
+
+    /// Takes in a name, for the records that bear its number. Tables show none.
+    fn name(&mut self, name: &Name) {
+        match &mut self.0 {
+            Form::Closes(_) | Form::Transitions(_) => {}
+            Form::Json(json) => json.name(name),
         }
     }
 

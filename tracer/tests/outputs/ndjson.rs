@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use serde_json::{Value, json};
-use tracer::consumer::Consumer;
+use tracer::consumer::Consumer as _;
 use tracer::output::{Format, Loss, Summary, Terminal, Writer};
 use tracer::record::CloseKind;
-use tracer::stream::{Meta, ProbeReport, ProbeState, Purpose, Skipped, Sweep};
+use tracer::stream::{Meta, Name, ProbeReport, ProbeState, Purpose, Skipped, Sweep};
 use tracer_common::event::Kind;
 
 use crate::samples::{self, WALL, at};
@@ -108,6 +108,40 @@ fn what_was_never_seen_is_null() {
         line["incomplete_reasons"],
         json!(["opening_not_seen", "transition_lost"])
     );
+}
+
+#[test]
+fn a_socket_is_called_by_its_cgroup_and_namespace() {
+    let id = "0a".repeat(32);
+    let path = format!("/kubepods/burstable/pod{}/crio-{id}", "c9".repeat(16));
+    let told = |path: Option<&str>, name: Option<&str>| {
+        line(|writer, out| {
+            let path = path.map(str::to_owned);
+            let name = name.map(str::to_owned);
+            let cgroup = 9_007_199_254_740_993;
+            writer.name(&Name::Cgroup { id: cgroup, path });
+            let inode = 4_026_531_840;
+            writer.name(&Name::Netns { inode, name });
+            writer.close(&samples::active().0, WALL, out);
+        })
+    };
+    let pod = told(Some(&path), Some("blue"));
+    assert_eq!(pod["netns_name"], json!("blue"));
+    assert_eq!(pod["cgroup"], json!(path));
+    assert_eq!(pod["unit"], Value::Null);
+    let container = json!({"id": id, "runtime": "cri-o", "pod_uid": "c9".repeat(16)});
+    assert_eq!(pod["container"], container);
+
+    let service = told(Some("/system.slice/php-fpm.service"), None);
+    assert_eq!(service["unit"], json!("php-fpm.service"));
+    for field in ["container", "netns_name"] {
+        assert_eq!(service[field], Value::Null, "{field}");
+    }
+    let gone = told(None, None);
+    for field in ["cgroup", "unit", "container"] {
+        assert_eq!(gone[field], Value::Null, "{field}");
+    }
+    assert_eq!(gone["cgroup_id"], json!("9007199254740993"));
 }
 
 #[test]

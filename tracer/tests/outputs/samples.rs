@@ -351,6 +351,7 @@ pub fn transitions() -> Vec<TransitionRow> {
         to,
         for_ns,
         process,
+        cgroup_id: None,
     };
     let php = process(b"php-fpm", 812, Source::Exact);
     let nobody = Process::default();

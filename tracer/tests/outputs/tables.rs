@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 use jiff::tz::TimeZone;
-use tracer::consumer::Consumer;
+use tracer::consumer::Consumer as _;
 use tracer::output::{Format, Loss, Summary, Terminal, Writer};
 use tracer::record::{CloseKind, Incomplete};
 use tracer::stream::Meta;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use tracer::engine::{Engine, Output};
-use tracer::record::holding::{Holding, HoldingChange};
+use tracer::record::holding::{Holding, HoldingChange, Use};
 use tracer::record::{Call, Process, Record, Source};
 use tracer::time::Timestamp;
 use tracer_common::tcp::TcpState;
@@ -86,10 +86,14 @@ fn holding(text: &mut String, change: &HoldingChange) {
                 .ends_at
                 .map(|at| format!(" until {}", seconds(at.0)));
             let owner = process(" for", &holding.owner.process);
+            // Of others the states tell it.
+            let since = holding.since.filter(|_| holding.by == Use::CloseWait);
+            let since = since.map(|at| format!(" since {}", seconds(at.0)));
             format!(
-                "{:?}:{}{}{owner}",
+                "{:?}:{}{}{}{owner}",
                 holding.by,
                 holding.port,
+                since.unwrap_or_default(),
                 until.unwrap_or_default()
             )
         }
@@ -233,7 +237,10 @@ fn process(what: &str, process: &Process) -> String {
     match (process.tid, process.source) {
         (Some(tid), Source::Exact) => format!("{what} {tid}"),
         (Some(tid), source) => format!("{what} {tid} ({source:?})"),
-        (None, _) => String::new(),
+        (None, source) => match process.pid {
+            Some(pid) => format!("{what} process {pid} ({source:?})"),
+            None => String::new(),
+        },
     }
 }
 

@@ -16,7 +16,7 @@
 //! SECONDS watermark
 //! lost                                       the next event comes after others that were lost
 //! SECONDS lost                               events before this time were lost
-//! SECONDS inventory from=SECONDS [broken] NAME=STATE NAME=SUBSTATE@SECONDS
+//! SECONDS inventory from=SECONDS [broken] NAME=STATE[~SECONDS] NAME=SUBSTATE@SECONDS owner=NAME:PID
 //!                                            what sock_diag found; @: the minisocket's nominal end
 //! finish
 //! ```
@@ -29,8 +29,8 @@ use std::time::Duration;
 
 use tracer::engine::{Config, Engine};
 use tracer::stream::{
-    Body, Call, Event, FailedCall, Found, Holder, Inventory, Minisocket, Purpose, Skipped, Socket,
-    Sweep, Task,
+    Body, Call, Event, FailedCall, Found, Holder, Inventory, Minisocket, Ownership, Purpose,
+    Skipped, Socket, Sweep, Task,
 };
 use tracer::time::Timestamp;
 use tracer_common::event::{CloseFacts, flags, marks};
@@ -181,20 +181,39 @@ impl Script {
 
     fn inventory(&mut self, until: Timestamp, words: &Words<'_>) -> Parsed<Inventory> {
         let mut found = Vec::new();
+        let mut owners = Vec::new();
         for word in &words.0[1..] {
             let Some((name, held)) = word.split_once('=') else {
                 continue;
             };
+            if name == "owner" {
+                let (name, pid) = held.split_once(':').ok_or("owner=NAME:PID")?;
+                let socket = self.sockets.get(name).ok_or("unknown socket")?;
+                owners.push(Ownership {
+                    cookie: socket.cookie,
+                    pid: pid.parse().map_err(|_| "not a pid")?,
+                    name: *b"owner\0\0\0\0\0\0\0\0\0\0\0",
+                    reuse_address: None,
+                });
+                continue;
+            }
             let Some(socket) = self.sockets.get(name) else {
                 continue;
             };
-            let holder = match held.split_once('@') {
+            let (held, silence) = match held.split_once('~') {
+                Some((held, silence)) => (held, Some(time(silence)?)),
+                None => (held, None),
+            };
+            let mut holder = match held.split_once('@') {
                 Some((substate, end)) => Holder::Minisocket {
                     substate: state(substate)?,
                     ends_at: time(end)?,
                 },
                 None => Holder::socket(state(held)?, Some(33)),
             };
+            if let Holder::Socket { silent_for, .. } = &mut holder {
+                *silent_for = silence.map(|time| Duration::from_nanos(time.0));
+            }
             found.push(Found {
                 cookie: socket.cookie,
                 flow: socket.flow,
@@ -209,7 +228,7 @@ impl Script {
             until,
             whole: !words.has("broken"),
             found,
-            owners: Vec::new(),
+            owners,
         })
     }
 

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use tracer_common::tcp::Endpoint;
 
+use crate::attribution::Group;
 use crate::diagnosis::{Advice, Finding, Report, Subject};
 use crate::output::json::{ContainerView, EndpointView, Id, Name};
 
@@ -51,6 +52,7 @@ struct SubjectView<'a> {
     netns_name: Option<&'a str>,
     process: Option<ProcessView<'a>>,
     cgroup: Option<&'a str>,
+    unit: Option<&'a str>,
     container: Option<ContainerView<'a>>,
     source: Option<String>,
     destination: Option<EndpointView>,
@@ -127,7 +129,7 @@ impl<'a> FindingView<'a> {
 impl<'a> SubjectView<'a> {
     fn new(report: &'a Report, subject: &'a Subject) -> Self {
         let names = &report.names;
-        let cgroup = subject.program.and_then(|program| program.cgroup_id);
+        let group = super::group(report, subject);
         let has_process = subject.program.is_some() || !subject.pids.is_empty();
         Self {
             netns: subject.netns,
@@ -142,9 +144,10 @@ impl<'a> SubjectView<'a> {
                 pids: &subject.pids,
                 source: subject.program_source.name(),
             }),
-            cgroup: cgroup.and_then(|cgroup| names.cgroup(cgroup)),
-            container: cgroup
-                .and_then(|cgroup| names.container(cgroup))
+            cgroup: group.map(|group| group.path.as_str()),
+            unit: group.and_then(Group::unit),
+            container: group
+                .and_then(|group| group.container.as_ref())
                 .map(ContainerView::from),
             source: subject.source.map(|source| source.to_string()),
             destination: subject.destination.map(|end: Endpoint| end.into()),
