@@ -154,7 +154,7 @@ pub struct Account {
 }
 
 /// How long openings are remembered, tenths of a second.
-const OPENINGS: u64 = 600;
+pub(super) const MEMORY: u64 = 600;
 
 impl Account {
     /// Takes a change in.
@@ -239,7 +239,7 @@ impl Account {
 
     /// Forgets openings that are too old to matter.
     pub fn age(&mut self, now: Timestamp) {
-        let oldest = tenth(now).saturating_sub(OPENINGS);
+        let oldest = tenth(now).saturating_sub(MEMORY);
         for used in self.routes.values_mut() {
             used.openings = used.openings.split_off(&oldest);
         }

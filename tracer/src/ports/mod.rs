@@ -6,6 +6,7 @@
 
 mod account;
 mod forecast;
+mod pace;
 mod space;
 
 pub use account::{Account, Counts, Holders, Program, Route, RouteUse, Service, ServiceUse, tenth};
