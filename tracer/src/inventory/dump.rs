@@ -221,7 +221,7 @@ fn question(family: u8, states: StateFlags, extensions: ExtensionFlags) -> Vec<u
 }
 
 /// SO_NETNS_COOKIE of any socket: the cookie of its namespace, as the probes read it.
-fn netns_cookie(socket: &Socket) -> io::Result<u64> {
+pub(crate) fn netns_cookie(socket: &Socket) -> io::Result<u64> {
     let mut cookie = 0_u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
     // SAFETY: the socket is open, and the kernel writes at most `length` bytes into `cookie`.
