@@ -10,7 +10,6 @@ pub mod advice;
 pub mod command;
 pub mod culprit;
 #[cfg(test)]
-#[expect(dead_code, reason = "rules are still being written")]
 mod example;
 mod finding;
 pub mod load;

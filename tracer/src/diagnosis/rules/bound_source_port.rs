@@ -50,7 +50,10 @@ impl Rule for BoundSourcePort {
             let (severity, summary) = match failed {
                 0 => (
                     Severity::Info,
-                    format!("{who} binds its source port to {to}: {}", percent(share)),
+                    format!(
+                        "{who} binds its source port for {} of its connects to {to}",
+                        percent(share)
+                    ),
                 ),
                 _ => (
                     Severity::Error,
@@ -138,7 +141,7 @@ mod tests {
             told(bound(10, 100, 0)),
             (
                 Severity::Info,
-                "rsync binds its source port to 10.0.0.9:3306: 10 %".to_owned()
+                "rsync binds its source port for 10 % of its connects to 10.0.0.9:3306".to_owned()
             )
         );
     }

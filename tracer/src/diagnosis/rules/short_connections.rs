@@ -6,7 +6,7 @@ use super::ports_exhausted::{State, state};
 use crate::diagnosis::advice::{self, duration, percent, rate};
 use crate::diagnosis::culprit::label;
 use crate::diagnosis::finding::{Finding, Severity, Subject};
-use crate::diagnosis::load::{self, Load};
+use crate::diagnosis::load::{self, Load, Loads};
 use crate::diagnosis::rule::{Check, Rule};
 use crate::diagnosis::seen::Seen;
 use crate::diagnosis::traffic::Traffic;
@@ -40,10 +40,11 @@ impl Rule for ShortConnections {
     fn check(&self, seen: &Seen) -> Check {
         let mut findings = Vec::new();
         let mut is_too_early = false;
+        let mut loads = Loads::new(seen);
         let mut routes: Vec<_> = seen.routes.iter().collect();
         routes.sort_unstable_by_key(|(route, _)| **route);
         for (route, programs) in routes {
-            let load = Load::of(seen, route);
+            let load = loads.of(route);
             if state(seen, route, &load) != State::Free {
                 continue;
             }
@@ -53,9 +54,11 @@ impl Rule for ShortConnections {
                 let Some(own) = own_load(seen, route, program, traffic, &load) else {
                     continue;
                 };
+                let finding = finding(seen, route, program, &own);
                 match seen.watched() < LASTING {
-                    true => is_too_early = true,
-                    false => findings.push(finding(seen, route, program, &own)),
+                    // What is only worth knowing leaves nothing in doubt.
+                    true => is_too_early |= finding.severity < Severity::Info,
+                    false => findings.push(finding),
                 }
             }
         }
@@ -243,11 +246,12 @@ mod tests {
 
     #[test]
     fn a_rate_is_not_known_at_once() {
-        let mut example = busy(100, 25);
-        example.seen.began = example.seen.began + Duration::from_secs(1);
-        assert_eq!(
-            ShortConnections.check(&example.seen),
-            Check::TooEarly(Vec::new())
-        );
+        let early = |each_second| {
+            let mut example = busy(each_second, 25);
+            example.seen.began = example.seen.began + Duration::from_secs(1);
+            ShortConnections.check(&example.seen)
+        };
+        assert_eq!(early(240), Check::TooEarly(Vec::new()));
+        assert_eq!(early(100), Check::Quiet);
     }
 }
