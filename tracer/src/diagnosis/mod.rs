@@ -6,7 +6,14 @@
 //!
 //! [`Seen`] takes everything in and draws no conclusions; a [`Rule`] draws one and keeps nothing.
 
+pub mod advice;
+pub mod command;
+pub mod culprit;
+#[cfg(test)]
+mod example;
 mod finding;
+pub mod load;
+pub mod relief;
 mod report;
 mod rule;
 pub mod rules;

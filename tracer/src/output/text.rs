@@ -83,7 +83,8 @@ pub(crate) fn plain(text: &str) -> String {
     escaped(text.as_bytes())
 }
 
-fn escaped(bytes: &[u8]) -> String {
+/// As [`name`], of any length.
+pub(crate) fn escaped(bytes: &[u8]) -> String {
     let mut text = String::new();
     for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
@@ -108,7 +109,7 @@ pub(crate) fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
 }
 
 /// Columns that `text` takes on a terminal.
-pub(super) fn width(text: &str) -> usize {
+pub(crate) fn width(text: &str) -> usize {
     text.width()
 }
 
