@@ -21,6 +21,7 @@ use crate::output::{Format, Summary, Terminal, Writer};
 use crate::pipeline::Pipeline;
 use crate::probes::{Probes, Settings, only_adds_precision};
 use crate::reader::{Batch, Reader};
+use crate::readings::Readings;
 use crate::sink::Sink;
 use crate::stream::{ProbeState, Skipped, StreamRecord, Sweep};
 use crate::time::Timestamp;
@@ -120,6 +121,7 @@ async fn trace<C: Consumer>(plan: &Plan<'_>, consumer: C) -> anyhow::Result<Opti
         reader,
         resolver: Resolver::new(),
         inventories: Inventories::new(started),
+        readings: C::WANTS_READINGS.then(|| Readings::new(started)),
         pipeline,
         skips_told: plan.tells_skips.then(Vec::new),
         sink,
@@ -210,6 +212,8 @@ struct Session<C> {
     reader: Reader,
     resolver: Resolver,
     inventories: Inventories,
+    /// Where somebody wants them.
+    readings: Option<Readings>,
     pipeline: Pipeline<C>,
     /// `None`: what a sweep skipped is not for stderr.
     skips_told: Option<Vec<Skipped>>,
@@ -236,6 +240,7 @@ impl<C: Consumer> Session<C> {
             let due = [
                 self.pipeline.poll_timeout(),
                 self.inventories.poll_timeout(),
+                self.readings.as_ref().and_then(Readings::poll_timeout),
                 end,
             ];
             let deadline = due.into_iter().flatten().fold(accounts_due, Timestamp::min);
@@ -247,12 +252,16 @@ impl<C: Consumer> Session<C> {
                 },
                 () = self.sink.closed() => return Ok(Stopped::Unread),
                 () = self.inventories.next() => {}
+                () = next_reading(&mut self.readings) => {}
                 batch = self.reader.next_batch(Some(deadline)) => {
                     self.feed(batch.context("failed to read the ring buffer")?);
                 }
             }
             let now = clock::monotonic();
             self.inventories.handle_timeout(now);
+            if let Some(readings) = &mut self.readings {
+                readings.handle_timeout(now);
+            }
             if now >= accounts_due {
                 accounts_due = now + ACCOUNTS;
                 self.pipeline
@@ -322,6 +331,9 @@ impl<C: Consumer> Session<C> {
             self.pipeline
                 .handle(&StreamRecord::Watermark(now), &mut self.out);
             self.feed_inventory(now);
+            if let Some(record) = self.readings.as_mut().and_then(|it| it.release(now)) {
+                self.pipeline.handle(&record, &mut self.out);
+            }
         }
     }
 
@@ -355,6 +367,14 @@ impl<C: Consumer> Session<C> {
         self.inventories
             .handle_losses(self.pipeline.losses(), read_at);
         Ok(())
+    }
+}
+
+/// Waits for the next result of the round that runs, where there are rounds. Cancel safe.
+async fn next_reading(readings: &mut Option<Readings>) {
+    match readings {
+        Some(readings) => readings.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -14,6 +14,9 @@ pub trait Consumer {
     /// Whether it wants [`Self::holding`].
     const WANTS_HOLDINGS: bool = false;
 
+    /// Whether it wants [`Self::namespace`].
+    const WANTS_READINGS: bool = false;
+
     /// What comes first, once.
     fn meta(&mut self, meta: &Meta, started: Timestamp, wall: WallOffset, out: &mut BytesMut);
 

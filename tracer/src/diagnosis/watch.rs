@@ -209,6 +209,7 @@ fn matches(filter: &Filter, subject: &Subject) -> bool {
 
 impl Consumer for Watch {
     const WANTS_HOLDINGS: bool = true;
+    const WANTS_READINGS: bool = true;
 
     fn meta(&mut self, meta: &Meta, started: Timestamp, _: WallOffset, _: &mut BytesMut) {
         self.seen.began = started;
