@@ -22,6 +22,7 @@ mod drivers;
 
 mod backlog;
 mod both_ways;
+mod calls;
 mod client_first;
 mod close_order;
 mod command_line;

@@ -6,7 +6,7 @@ use tracer::cli::{Cli, Command};
 use tracer::config::WatchConfig;
 use tracer::filter::Filter;
 use tracer::record::{Process, Source};
-use tracer::stream::Name;
+use tracer::stream::{Call, Name};
 use tracer_common::tcp::TcpState;
 
 use crate::samples::{self, flow, process};
@@ -27,6 +27,34 @@ fn no_filter_lets_everything_pass() {
     assert!(filter.is_empty());
     assert!(filter.matches_record(&samples::evil(), &Names::default()));
     assert!(filter.matches_transition(&samples::transitions()[0], &Names::default()));
+}
+
+#[test]
+fn what_is_not_known_of_a_failed_call_passes() {
+    // php-fpm/812, connect() to 10.9.0.9:3306, netns 4026531840; the socket has no address.
+    let connect = samples::failed_connect();
+    let mut bind = connect;
+    bind.failed.call = Call::Bind;
+    let mut socket = connect;
+    socket.failed.call = Call::Socket;
+    (socket.netns, socket.failed.address) = (0, None);
+    for (words, passes) in [
+        ("", [true, true, true]),
+        ("--port 3306", [true, true, true]),
+        ("--port 3307", [false, false, true]),
+        ("--peer 10.9.0.0/16", [true, true, true]),
+        ("--peer 10.8.0.0/16", [false, true, true]),
+        ("--local 10.9.0.9", [true, true, true]),
+        ("--local 10.8.0.9", [true, false, true]),
+        ("--netns 4026531841", [false, false, true]),
+        ("--comm php-fpm", [true, true, true]),
+        ("--comm nginx", [false, false, false]),
+        ("--kind active", [true, true, true]),
+    ] {
+        let filter = filter(words);
+        let shown = [connect, bind, socket].map(|call| filter.matches_call(&call));
+        assert_eq!(shown, passes, "{words}");
+    }
 }
 
 #[test]

@@ -189,6 +189,30 @@ fn an_errno_is_symbolic() {
 }
 
 #[test]
+fn a_failed_call_says_what_was_asked_for_and_whether_a_record_tells_of_it() {
+    let mut call = samples::failed_connect();
+    assert_eq!(
+        line(|writer, out| writer.call(&call, WALL, out)),
+        json!({
+            "type": "call", "at": "2026-11-20T23:58:01.000456789Z", "monotonic_ns": at(1_000).0,
+            "call": "connect", "errno": "ENETUNREACH",
+            "address": {"address": "10.9.0.9", "port": 3306}, "state": "CLOSE",
+            "netns": 4_026_531_840_u32, "netns_cookie": "1",
+            "local": {"address": null, "port": null}, "peer": {"address": null, "port": null},
+            "pid": 812, "tid": 813, "comm": "php-fpm", "name": "php-fpm", "has_record": false,
+        })
+    );
+    (call.netns, call.netns_cookie) = (0, 0);
+    (call.failed.address, call.failed.state) = (None, None);
+    call.failed.errno = 24;
+    let line = line(|writer, out| writer.call(&call, WALL, out));
+    assert_eq!(line["errno"], json!("EMFILE"));
+    for unknown in ["address", "state", "netns", "netns_cookie"] {
+        assert_eq!(line[unknown], Value::Null, "{unknown}");
+    }
+}
+
+#[test]
 fn the_meta_line_names_each_probe_and_its_state() {
     let meta = Meta {
         probes: vec![

@@ -18,6 +18,8 @@ pub enum Line {
     Close(Record),
     /// The tuple is free again.
     End(Record),
+    /// With `--calls`.
+    Call(Call),
     /// Events were lost.
     Loss(Loss),
     /// All namespaces were looked at.
@@ -41,6 +43,7 @@ impl Line {
             b"transition" => serde_json::from_slice(line).map(Self::Transition),
             b"close" => serde_json::from_slice(line).map(Self::Close),
             b"end" => serde_json::from_slice(line).map(Self::End),
+            b"call" => serde_json::from_slice(line).map(Self::Call),
             b"loss" => serde_json::from_slice(line).map(Self::Loss),
             b"inventory" => serde_json::from_slice(line).map(Self::Inventory),
             b"summary" => serde_json::from_slice(line).map(Self::Summary),
@@ -79,6 +82,23 @@ impl Meta {
     pub fn sees_flips(&self) -> bool {
         self.has("free_segment") || self.has("schedule")
     }
+}
+
+/// A system call that failed.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Call {
+    pub call: String,
+    pub errno: String,
+    /// What was asked for.
+    pub address: Option<Endpoint>,
+    pub state: Option<String>,
+    pub netns: Option<u32>,
+    pub local: Endpoint,
+    pub pid: u32,
+    pub tid: u32,
+    pub comm: String,
+    pub name: String,
+    pub has_record: bool,
 }
 
 /// A connection, at its verdict or at its end.
