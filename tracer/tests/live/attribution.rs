@@ -15,8 +15,9 @@ use std::time::Duration;
 use crate::drivers::Route;
 use crate::gate;
 use crate::namespace::Namespace;
-use crate::ndjson::{Process, Record};
+use crate::ndjson::{Endpoint, Process, Record};
 use crate::tracer::{BINARY, SOON, Tracer, netns};
+use crate::witness::{Witness, assert_lacks_at_most};
 
 /// What a child is to do.
 const PART: &str = "TRACER_TEST_PART";
@@ -24,7 +25,7 @@ const PART: &str = "TRACER_TEST_PART";
 const PROCESSES: u16 = 4;
 const THREADS: u16 = 4;
 const EACH: usize = 625;
-const FIRST_PORT: u16 = 41_000;
+const FIRST_PORT: u16 = 31_000;
 /// Control codes, quotes, a broken line, half a character: as long as a name can be.
 const EVIL: &[u8; 15] = b"\x1b[2J\"\\\n\r\t\x07\xff\xc3<b>";
 
@@ -77,10 +78,15 @@ impl Actor {
             if line == wanted {
                 return;
             }
-            if let ["thread", name, tid] = line.split(' ').collect::<Vec<_>>()[..] {
-                let tid = tid.parse().expect("a thread's number");
-                self.threads.insert(name.to_owned(), tid);
-            }
+            self.take_in(line);
+        }
+    }
+
+    /// A line may tell a thread.
+    fn take_in(&mut self, line: &str) {
+        if let ["thread", name, tid] = line.split(' ').collect::<Vec<_>>()[..] {
+            let tid = tid.parse().expect("a thread's number");
+            self.threads.insert(name.to_owned(), tid);
         }
     }
 
@@ -90,13 +96,14 @@ impl Actor {
         stdin.write_all(b"go\n").expect("let it go on");
     }
 
-    /// Waits for its end.
+    /// Waits for its end: the threads that it had.
     fn end(mut self) -> HashMap<String, u32> {
         drop(self.child.stdin.take());
         let mut rest = String::new();
         let _ = self.said.read_to_string(&mut rest);
         let status = self.child.wait().expect("wait for it");
         assert!(status.success(), "{status}: {rest}");
+        rest.lines().for_each(|line| self.take_in(line));
         std::mem::take(&mut self.threads)
     }
 }
@@ -245,27 +252,20 @@ impl Truth {
 fn ten_thousand_connections_of_a_crowd_are_each_put_down_to_who_made_them() {
     gate::alone(|| {
         let lone = Namespace::new();
+        let threads =
+            (0..PROCESSES).flat_map(|number| (0..THREADS).map(move |thread| (number, thread)));
+        let ports: Vec<u16> = threads
+            .map(|(number, thread)| port_of(number, thread))
+            .collect();
+        let witness = Witness::of_ports(&ports);
         let tracer = Tracer::watch_load(&netns(&lone));
         let mut actors: Vec<Actor> = (0..PROCESSES)
             .map(|number| Actor::prepared(&lone, &format!("crowd {number}")))
             .collect();
         actors.iter_mut().for_each(Actor::go);
         let mut truths = HashMap::new();
-        for (number, mut actor) in (0..PROCESSES).zip(actors) {
+        for (number, actor) in (0..PROCESSES).zip(actors) {
             let pid = actor.pid();
-            drop(actor.child.stdin.take());
-            while actor.threads.len() < usize::from(2 * THREADS) {
-                let mut line = String::new();
-                assert_ne!(
-                    actor.said.read_line(&mut line).expect("text"),
-                    0,
-                    "it ended"
-                );
-                if let ["thread", name, tid] = line.trim().split(' ').collect::<Vec<_>>()[..] {
-                    let tid = tid.parse().expect("a number");
-                    actor.threads.insert(name.to_owned(), tid);
-                }
-            }
             for (comm, tid) in actor.end() {
                 let truth = Truth {
                     pid,
@@ -279,41 +279,45 @@ fn ten_thousand_connections_of_a_crowd_are_each_put_down_to_who_made_them() {
         tracer.wait_for_calm(Duration::from_millis(500));
         let finished = tracer.stop();
         finished.assert_no_loss();
-        let made = usize::from(PROCESSES * THREADS) * EACH;
+        let hidden = witness.hidden();
         let (mut clients, mut exact, mut servers) = (0, 0, 0);
         for record in finished.lines.verdicts() {
-            let (role, port) = match &*record.role {
-                "client" => ('c', record.peer.port),
-                "server" => ('s', record.local.port),
-                _ => continue,
+            // By port, since a role may be hidden.
+            let (role, (number, thread)) = match [record.local, record.peer].map(crowd_port) {
+                [Some((before, thread)), _] => ('s', ((before + 1) % PROCESSES, thread)),
+                [None, Some(client)] => ('c', client),
+                [None, None] => panic!("none of the crowd's: {record:#?}"),
             };
-            let of_port = port.expect("a port is known") - FIRST_PORT;
-            let (process, thread) = (of_port / 10, of_port % 10);
-            let process = match role {
-                'c' => process,
-                _ => (process + 1) % PROCESSES,
-            };
-            let truth = &truths[&format!("{role}{process}-{thread}")];
+            if record.role == "listener" {
+                continue;
+            }
+            let truth = &truths[&format!("{role}{number}-{thread}")];
             let processes = record.process.as_ref().expect("processes are told");
             let (opener, closer) = (&processes.opener, &processes.closer);
-            assert!(truth.is(closer) && closer.source == "exact", "{record:#?}");
-            if role == 's' {
-                servers += 1;
-                assert!(
-                    truth.is(opener) && opener.source == "inherited",
-                    "{record:#?}"
-                );
-            } else {
-                clients += 1;
-                exact += usize::from(opener.source == "exact");
-                let is_nobody = opener.pid.is_none() && opener.source == "unknown";
-                assert!(truth.is(opener) || is_nobody, "{record:#?}");
+            let may_lack = hidden.is_about(record.local, record.peer);
+            let of_role = if role == 's' { "inherited" } else { "exact" };
+            for (process, source) in [(opener, of_role), (closer, "exact")] {
+                let is_known = truth.is(process) && process.source == source;
+                let is_nobody = process.pid.is_none() && process.source == "unknown";
+                assert!(is_known || is_nobody && may_lack, "{record:#?}");
             }
+            clients += i64::from(role == 'c');
+            servers += i64::from(role == 's');
+            exact += i64::from(role == 'c' && opener.source == "exact");
         }
         println!("{clients} clients, {exact} openers exact; {servers} servers; nobody wrong");
-        assert_eq!((clients, servers), (made, made));
+        let made = i64::from(PROCESSES * THREADS) * EACH as i64;
+        assert_lacks_at_most("clients", clients, made, hidden.transitions);
+        assert_lacks_at_most("servers", servers, made, hidden.transitions);
         assert!(exact * 1_000 >= made * 999, "{exact} of {made}");
     });
+}
+
+/// Which process's and which thread's clients go to this port.
+fn crowd_port(end: Endpoint) -> Option<(u16, u16)> {
+    let number = end.port?.checked_sub(FIRST_PORT)?;
+    let of = (number / 10, number % 10);
+    (of.0 < PROCESSES && of.1 < THREADS).then_some(of)
 }
 
 /// A control group of the test's own.
@@ -357,10 +361,10 @@ fn a_sockets_control_group_and_container_are_named_and_can_be_asked_for() {
             return;
         };
         let lone = Namespace::new();
-        let server = Route::loopback(&lone).listen(41_101);
+        let server = Route::loopback(&lone).listen(31_101);
         let all = Tracer::watch(&netns(&lone));
         let of_it = Tracer::watch(&format!("{} --cgroup {}", netns(&lone), cgroup.path));
-        let mut actor = Actor::prepared(&lone, "connect 41101");
+        let mut actor = Actor::prepared(&lone, "connect 31101");
         cgroup.take_in(actor.pid());
         actor.go();
         let (mut end, _) = server.listener.accept().expect("accept");
@@ -399,10 +403,11 @@ fn a_sockets_control_group_and_container_are_named_and_can_be_asked_for() {
 fn a_name_of_control_codes_harms_no_output() {
     gate::quiet(|| {
         let lone = Namespace::new();
-        let server = Route::loopback(&lone).listen(41_111);
+        let server = Route::loopback(&lone).listen(31_111);
         let json = Tracer::watch(&netns(&lone));
         let mut table = Command::new(BINARY)
             .args(["watch", "--netns", &lone.inode.to_string()])
+            // Should the test die, it does not live on for long.
             .args(["--duration", "60s"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -412,7 +417,7 @@ fn a_name_of_control_codes_harms_no_output() {
         let mut shown = BufReader::new(table.stdout.take().expect("it is piped"));
         let mut first = Vec::new();
         shown.read_until(b'\n', &mut first).expect("the header");
-        for part in ["connect 41111", "evil 41111"] {
+        for part in ["connect 31111", "evil 31111"] {
             let mut actor = Actor::prepared(&lone, part);
             actor.go();
             let (mut end, _) = server.listener.accept().expect("accept");
@@ -458,14 +463,14 @@ fn assert_columns_hold(rows: &str) {
 fn what_was_there_before_us_is_put_down_to_who_holds_it() {
     gate::quiet(|| {
         let lone = Namespace::new();
-        let mut actor = Actor::prepared(&lone, "hold 41121");
+        let mut actor = Actor::prepared(&lone, "hold 31121");
         let tracer = Tracer::watch(&netns(&lone));
         tracer.wait_for("the inventory", SOON, |lines| {
             (!lines.inventories.is_empty()).then_some(())
         });
         let pid = actor.pid();
         actor.go();
-        lone.run(|| connect(41_121));
+        lone.run(|| connect(31_121));
         actor.end();
         let records = tracer.wait_for("four ends and the listener's", SOON, |lines| {
             let records: Vec<Record> = lines.verdicts().cloned().collect();
