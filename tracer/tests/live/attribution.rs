@@ -12,7 +12,7 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use crate::drivers::Route;
+use crate::drivers::{Route, read_to_end};
 use crate::gate;
 use crate::namespace::Namespace;
 use crate::ndjson::{Endpoint, Process, Record};
@@ -367,9 +367,7 @@ fn a_sockets_control_group_and_container_are_named_and_can_be_asked_for() {
         let mut actor = Actor::prepared(&lone, "connect 31101");
         cgroup.take_in(actor.pid());
         actor.go();
-        let (mut end, _) = server.listener.accept().expect("accept");
-        end.read(&mut [0]).expect("read the end");
-        drop(end);
+        read_to_end(server.listener.accept().expect("accept").0);
         actor.end();
 
         let client = |record: &&Record| record.role == "client";
@@ -420,9 +418,7 @@ fn a_name_of_control_codes_harms_no_output() {
         for part in ["connect 31111", "evil 31111"] {
             let mut actor = Actor::prepared(&lone, part);
             actor.go();
-            let (mut end, _) = server.listener.accept().expect("accept");
-            end.read(&mut [0]).expect("read the end");
-            drop(end);
+            read_to_end(server.listener.accept().expect("accept").0);
             actor.end();
         }
         let lossy = String::from_utf8_lossy(EVIL);
