@@ -341,9 +341,8 @@ impl<C: Consumer> Session<C> {
     fn feed_inventory(&mut self, watermark: Timestamp) {
         if let Some(record) = self.inventories.release(watermark) {
             if let StreamRecord::Inventory(inventory) = &record {
-                let (inode, cookie) = (inventory.netns, inventory.netns_cookie);
                 self.resolver
-                    .resolve_netns(inode, cookie, watermark, |name| {
+                    .resolve_inventory(inventory, watermark, |name| {
                         self.pipeline
                             .handle(&StreamRecord::Name(name), &mut self.out);
                     });

@@ -82,7 +82,7 @@ impl Filter {
             && passes(&self.peer, |network| has_peer && may_be_in(peer, network))
             && passes(&self.comms, |comm| comm.names(&row.process))
             && passes(&self.cgroups, |path| {
-                let group = names.group(row.cgroup_id, row.process.pid);
+                let group = names.group(row.cgroup_id, &[row.process.pid]);
                 group.is_some_and(|group| path.has(group))
             })
     }

@@ -56,13 +56,16 @@ impl Names {
         }
     }
 
-    /// The control group of a socket whose own has the id `cgroup_id`, and which the process `pid`
-    /// opened. Where the host's containers are in the old hierarchies, every socket's own is the
+    /// The control group of a socket whose own has the id `cgroup_id`, and which the first of the
+    /// processes `pids` opened, or else the next one closed. Where the host's containers are in the old hierarchies, every socket's own is the
     /// root of the new one, and the process's says more.
     #[must_use]
-    pub fn group(&self, cgroup_id: Option<u64>, pid: Option<u32>) -> Option<&Group> {
+    pub fn group(&self, cgroup_id: Option<u64>, pids: &[Option<u32>]) -> Option<&Group> {
         let own = cgroup_id.and_then(|id| self.cgroups.get(&id)?.as_ref());
-        let of_process = || pid.and_then(|pid| self.processes.get(&pid)?.as_ref());
+        let of_process = || {
+            let mut pids = pids.iter().flatten();
+            pids.find_map(|pid| self.processes.get(pid)?.as_ref())
+        };
         match own {
             Some(group) if group.path != "/" => Some(group),
             _ => of_process().or(own),
@@ -72,19 +75,19 @@ impl Names {
     /// The control group of a connection, by its socket or else by who opened it.
     #[must_use]
     pub fn group_of(&self, record: &Record) -> Option<&Group> {
-        self.group(record.cgroup_id, record.opener.pid.or(record.closer.pid))
+        self.group(record.cgroup_id, &[record.opener.pid, record.closer.pid])
     }
 
     /// The path of a cgroup.
     #[must_use]
     pub fn cgroup(&self, id: u64) -> Option<&str> {
-        Some(&self.group(Some(id), None)?.path)
+        Some(&self.group(Some(id), &[])?.path)
     }
 
     /// The container of a cgroup.
     #[must_use]
     pub fn container(&self, cgroup_id: u64) -> Option<&Container> {
-        self.group(Some(cgroup_id), None)?.container.as_ref()
+        self.group(Some(cgroup_id), &[])?.container.as_ref()
     }
 
     /// What people call a network namespace.
@@ -120,27 +123,32 @@ mod tests {
             cgroup(7, Some("/system.slice/nginx.service")),
             of_process(812, "/docker/x"),
         ]);
-        let group = names.group(Some(7), Some(812)).expect("it was told");
+        let group = names.group(Some(7), &[Some(812)]).expect("it was told");
         assert_eq!(group.path, "/system.slice/nginx.service");
         assert_eq!(group.unit(), Some("nginx.service"));
         assert_eq!(names.cgroup(7), Some("/system.slice/nginx.service"));
-        assert_eq!(names.group(Some(8), None), None);
+        assert_eq!(names.group(Some(8), &[]), None);
     }
 
     #[test]
     fn the_root_says_less_than_the_process_in_the_old_hierarchies() {
         let path = format!("/docker/{}", "0a".repeat(32));
         let mut names = names(&[cgroup(1, Some("/")), of_process(812, &path)]);
-        let group = names.group(Some(1), Some(812)).expect("it was told");
+        let group = names
+            .group(Some(1), &[None, Some(812)])
+            .expect("it was told");
         assert_eq!(group.path, path);
         assert!(group.container.is_some());
         // Of others the root is all that is known.
         for pid in [Some(813), None] {
-            assert_eq!(names.group(Some(1), pid).expect("the root").path, "/");
+            assert_eq!(names.group(Some(1), &[pid]).expect("the root").path, "/");
         }
         // The process has ended.
         names.learn(&of_process(812, ""));
-        assert_eq!(names.group(Some(1), Some(812)).expect("the root").path, "/");
+        assert_eq!(
+            names.group(Some(1), &[Some(812)]).expect("the root").path,
+            "/"
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::cgroups::{Answer, Cgroups};
 use super::recent::Recent;
 use crate::config::netns;
 use crate::filter::until_nul;
-use crate::stream::{Body, Event, Name, Task};
+use crate::stream::{Body, Event, Inventory, Name};
 use crate::time::Timestamp;
 
 /// How long a name is taken for granted that may go to something else.
@@ -92,7 +92,7 @@ impl Resolver {
             Body::Task(task) => {
                 let is_root = self.resolve_cgroup(task.cgroup, event.at, &mut tell);
                 if is_root && self.has_old_hierarchies {
-                    self.resolve_process(task, event.at, &mut tell);
+                    self.resolve_process(task.pid, task.name, event.at, &mut tell);
                 }
             }
             Body::Close { facts, .. } => {
@@ -102,9 +102,24 @@ impl Resolver {
         }
     }
 
+    /// Tells what an inventory names, as of `now`. To be called before it is fed.
+    pub fn resolve_inventory(
+        &mut self,
+        inventory: &Inventory,
+        now: Timestamp,
+        mut tell: impl FnMut(Name),
+    ) {
+        self.resolve_netns(inventory.netns, inventory.netns_cookie, now, &mut tell);
+        if self.has_old_hierarchies {
+            for owner in &inventory.owners {
+                self.resolve_process(owner.pid, owner.name, now, &mut tell);
+            }
+        }
+    }
+
     /// Tells what the namespace with this inode is called, where that has not been told. Inodes are
     /// recycled, cookies are not.
-    pub fn resolve_netns(
+    fn resolve_netns(
         &mut self,
         inode: u32,
         cookie: u64,
@@ -178,16 +193,21 @@ impl Resolver {
 
     /// Tells the group of a process. Its number may have gone to another one: so the name must be
     /// the same, and counts for a minute.
-    fn resolve_process(&mut self, task: &Task, now: Timestamp, mut tell: impl FnMut(Name)) {
-        let pid = task.pid;
-        let is_known = |known: &Process| known.name == task.name && now < known.fresh_until;
+    fn resolve_process(
+        &mut self,
+        pid: u32,
+        name: [u8; 16],
+        now: Timestamp,
+        mut tell: impl FnMut(Name),
+    ) {
+        let is_known = |known: &Process| known.name == name && now < known.fresh_until;
         if self.processes.get(&pid).is_some_and(is_known) {
             return;
         }
         let process = Process {
-            name: task.name,
+            name,
             fresh_until: now + FRESH,
-            path: group_of_process(pid, &task.name).unwrap_or_default(),
+            path: group_of_process(pid, &name).unwrap_or_default(),
         };
         match self.processes.get_mut(&pid) {
             Some(known) if known.path == process.path => *known = process,
@@ -260,7 +280,7 @@ mod tests {
     use tracer_common::tcp::{Endpoint, Flow, TcpState};
 
     use super::*;
-    use crate::stream::Socket;
+    use crate::stream::{Socket, Task};
 
     const NETNS: (u32, u64) = (4_026_531_840, 1);
 
@@ -345,11 +365,10 @@ mod tests {
         };
         let pid = std::process::id();
         let of_process = |names: &[Name]| {
-            let path = names.iter().find_map(|name| match name {
+            names.iter().find_map(|name| match name {
                 Name::CgroupOfProcess { pid: named, path } if *named == pid => Some(path.clone()),
                 _ => None,
-            });
-            path
+            })
         };
         let ours = event(1, NETNS, task(pid, 0, &our_name()));
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap();

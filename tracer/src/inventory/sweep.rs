@@ -179,6 +179,31 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_in_close_wait_tells_since_when_and_whose_it_is() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        drop(client);
+        thread::sleep(Duration::from_millis(300));
+        let cookie = rustix::net::sockopt::socket_cookie(&server).unwrap();
+        let (inventories, _) = results(Duration::from_secs(2));
+        let mut founds = inventories.iter().flat_map(|inventory| &inventory.found);
+        let found = founds.find(|found| found.cookie == cookie).unwrap();
+        let Holder::Socket {
+            state, silent_for, ..
+        } = found.holder
+        else {
+            panic!("a full socket: {found:?}");
+        };
+        assert_eq!(state, TcpState::CloseWait);
+        let silent_for = silent_for.expect("it was asked").as_millis();
+        assert!((290..2_000).contains(&silent_for), "{silent_for} ms");
+        let mut owners = inventories.iter().flat_map(|inventory| &inventory.owners);
+        let owner = owners.find(|owner| owner.cookie == cookie).unwrap();
+        assert_eq!((owner.pid, owner.reuse_address), (std::process::id(), None));
+    }
+
+    #[test]
     fn what_the_budget_does_not_reach_is_named() {
         let (inventories, report) = results(Duration::ZERO);
         assert_eq!(inventories, []);

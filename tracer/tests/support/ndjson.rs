@@ -129,6 +129,9 @@ pub struct Record {
     pub previous: Option<Previous>,
     pub process: Option<Processes>,
     pub uid: Option<u32>,
+    pub cgroup: Option<String>,
+    pub unit: Option<String>,
+    pub container: Option<Container>,
     pub traffic: Option<Traffic>,
     pub complete: bool,
     pub incomplete_reasons: Vec<String>,
@@ -241,8 +244,17 @@ pub struct Processes {
 #[derive(Clone, Debug, Deserialize)]
 pub struct Process {
     pub pid: Option<u32>,
+    pub tid: Option<u32>,
     pub comm: Option<String>,
+    pub name: Option<String>,
     pub source: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Container {
+    pub id: String,
+    pub runtime: Option<String>,
+    pub pod_uid: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
