@@ -22,10 +22,12 @@ use crate::time::Timestamp;
 mod answer;
 mod budget;
 mod dump;
-mod namespaces;
+pub(crate) mod namespaces;
+mod owners;
 mod schedule;
 mod sweep;
 
+pub(crate) use dump::netns_cookie;
 use schedule::Schedule;
 
 /// The processor time that one sweep may take.

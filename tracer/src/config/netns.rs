@@ -55,6 +55,15 @@ pub(super) fn inode(asked: &str) -> Result<u32, NetnsError> {
         .map_or(Err(NetnsError::NoSuchName), |path| inode_of(&path))
 }
 
+/// The namespaces that have a name, by inode.
+pub(crate) fn named() -> impl Iterator<Item = (u32, String)> {
+    let entries = NAMED.iter().flat_map(fs::read_dir).flatten().flatten();
+    entries.filter_map(|entry| {
+        let inode = inode_of(&entry.path()).ok()?;
+        Some((inode, entry.file_name().to_string_lossy().into_owned()))
+    })
+}
+
 fn inode_of(path: &Path) -> Result<u32, NetnsError> {
     let unreadable = |source| NetnsError::Unreadable {
         path: path.to_owned(),

@@ -53,8 +53,8 @@ pub fn reuse_connections(load: &Load, who: &str) -> Advice {
         proposed,
         effect,
         caution: Some(
-            "size the pool for the busiest second, and let it close idle connections later than \
-             the server does not at all, or sooner than the server would"
+            "size the pool for the busiest second; have it close idle connections sooner than the \
+             server does, or a request meets one that the server has just closed"
                 .to_owned(),
         ),
         reference: "RFC 9293 3.6.1",
@@ -335,7 +335,10 @@ pub fn reuse_address_on_the_listener() -> Advice {
         present: Some("not set".to_owned()),
         proposed: Some("set".to_owned()),
         effect: "the listener can be restarted while TIME_WAITs hold its port".to_owned(),
-        caution: Some("for listeners: see below what it does for clients".to_owned()),
+        caution: Some(
+            "on a client it does not help: bind() then succeeds, and connect() fails all the same"
+                .to_owned(),
+        ),
         reference: "man 7 socket; man 7 ip",
     }
 }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
 use super::seen::Seen;
 use super::traffic::{Sum, Traffic};
 use crate::ports::{Dwell, DwellBasis, Habits, Program, Route, tenth};
@@ -20,7 +23,7 @@ const RATE_OVER: u64 = 100;
 /// What clients ask of a route, and what it has.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Load {
-    /// Ports in use,
+    /// Ports in use, those left out that bind() took: they are no part of the capacity either,
     pub used: u64,
     /// of these in TIME_WAIT,
     pub time_waits: u64,
@@ -36,16 +39,45 @@ pub struct Load {
     pub time_wait_share: f64,
     /// Share of the connections that use TCP timestamps; `None`: none was seen to close.
     pub timestamps: Option<f64>,
-    /// Share of the ports in use that clients had bound.
+    /// Share of all ports in use that clients had bound.
     pub bound_share: f64,
     /// A TIME_WAIT can be taken over after this time, by the settings as they are.
     pub reusable_after: Option<Duration>,
 }
 
+/// The loads of many routes: what they share is worked out once.
+pub struct Loads<'a> {
+    seen: &'a Seen,
+    capacities: HashMap<u64, Option<u64>, RandomState>,
+}
+
+impl<'a> Loads<'a> {
+    /// Of what was seen so far.
+    #[must_use]
+    pub fn new(seen: &'a Seen) -> Self {
+        let capacities = HashMap::default();
+        Self { seen, capacities }
+    }
+
+    /// The load of `route`.
+    pub fn of(&mut self, route: &Route) -> Load {
+        let netns_cookie = route.netns_cookie;
+        let capacity = self.capacities.entry(netns_cookie).or_insert_with(|| {
+            let space = self.seen.space(netns_cookie);
+            space.map(|space| space.capacity())
+        });
+        Load::with_capacity(self.seen, route, *capacity)
+    }
+}
+
 impl Load {
-    /// The load of `route` as seen so far.
+    /// The load of `route` as seen so far. For many routes, see [`Loads`].
     #[must_use]
     pub fn of(seen: &Seen, route: &Route) -> Self {
+        Loads::new(seen).of(route)
+    }
+
+    fn with_capacity(seen: &Seen, route: &Route, capacity: Option<u64>) -> Self {
         let used = seen.ports.route(route);
         let traffic: Vec<&Traffic> = seen.traffic(route).map(|(_, traffic)| traffic).collect();
         let now = tenth(seen.now);
@@ -61,8 +93,8 @@ impl Load {
             sum(&traffic, |traffic| traffic.without_timestamps),
         );
         let bound_share = used.map_or(0.0, |used| {
-            let free = used.used().saturating_sub(used.bound);
-            share(used.bound, free).unwrap_or(0.0)
+            let chosen = used.used().saturating_sub(used.bound);
+            share(used.bound, chosen).unwrap_or(0.0)
         });
         let may_reuse = settings.is_some_and(|settings| match settings.tw_reuse {
             Some(1) => true,
@@ -73,9 +105,9 @@ impl Load {
         let reusable_after = (may_reuse && timestamps.unwrap_or(1.0) > 0.9 && bound_share < 0.5)
             .then(|| Duration::from_millis(delay.unwrap_or(1_000).into()));
         Self {
-            used: used.map_or(0, |used| used.used()),
+            used: used.map_or(0, |used| used.used().saturating_sub(used.bound)),
             time_waits,
-            capacity: seen.space(route.netns_cookie).map(|space| space.capacity()),
+            capacity,
             wanted: openings as f64 * 10.0 / over as f64,
             life: total(&traffic, |traffic| traffic.lives).mean(),
             dwell: dwell(total(&traffic, |traffic| traffic.dwells)),
@@ -224,6 +256,17 @@ mod tests {
         assert_eq!(load.hold(), Duration::from_millis(45_025));
         assert_eq!(load.pool(), Some(3));
         assert_eq!(load.steady_state(), 4_502.5);
+    }
+
+    #[test]
+    fn ports_that_clients_bound_are_neither_used_nor_to_be_had() {
+        let mut example = Example::new();
+        let there = route("10.0.0.9:3306");
+        example.hold_bound(there, program("x"), Use::Established, 15_000);
+        example.hold(there, program("x"), Use::Established, 5_000);
+        let load = Load::of(&example.seen, &there);
+        assert_eq!((load.used, load.capacity), (5_000, Some(13_232)));
+        assert_eq!(load.bound_share, 0.75);
     }
 
     #[test]

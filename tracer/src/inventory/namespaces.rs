@@ -26,7 +26,7 @@ const WAYS: usize = 4;
 
 /// A network namespace, and how to come to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Namespace {
+pub(crate) struct Namespace {
     /// Its inode.
     pub inode: u32,
     /// Files that are it, mounts first: they stay.
@@ -44,7 +44,7 @@ impl Namespace {
 }
 
 /// All that can be found, by inode, and what cannot be looked at.
-pub(super) fn find() -> (Vec<Namespace>, Vec<Skipped>) {
+pub(crate) fn find() -> (Vec<Namespace>, Vec<Skipped>) {
     let mut ways: BTreeMap<u32, Vec<PathBuf>> = BTreeMap::new();
     let mut skipped = Vec::new();
     let mut add = |inode, way: PathBuf| {
@@ -173,7 +173,7 @@ fn is_gone(error: &io::Error) -> bool {
 
 /// Why a namespace cannot be entered.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum EnterError {
+pub(crate) enum EnterError {
     /// It, or all who led to it, are gone meanwhile.
     #[error("it is gone")]
     Gone,
@@ -187,7 +187,7 @@ pub(super) enum EnterError {
 
 /// The namespace that the calling thread is in. It never comes back by itself: the thread is to end.
 #[derive(Debug)]
-pub(super) struct Whereabouts {
+pub(crate) struct Whereabouts {
     inode: Option<u32>,
 }
 

@@ -78,6 +78,11 @@ pub(crate) fn name(padded: &[u8; 16]) -> String {
     escaped(until_nul(padded))
 }
 
+/// The same of any text that others chose: a path, a namespace's name.
+pub(crate) fn plain(text: &str) -> String {
+    escaped(text.as_bytes())
+}
+
 /// As [`name`], of any length.
 pub(crate) fn escaped(bytes: &[u8]) -> String {
     let mut text = String::new();
@@ -99,7 +104,7 @@ pub(crate) fn escaped(bytes: &[u8]) -> String {
 }
 
 /// Appends to `text`, which cannot fail.
-pub(super) fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+pub(crate) fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
     let _ = text.write_fmt(arguments);
 }
 

@@ -1,12 +1,13 @@
 //! Who holds which ports now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::net::IpAddr;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use tracer_common::tcp::Endpoint;
 
+use super::Space;
 use crate::record::holding::{Holding, HoldingChange, Owner, Side, Use};
 use crate::record::{Process, Source};
 use crate::time::Timestamp;
@@ -115,14 +116,23 @@ impl Holders {
 }
 
 /// What is held on one [`Route`], by clients.
+///
+/// A port that a client has bound is none that connect() chose: it is in [`Self::counts`], but not
+/// in [`Self::used`], which is what is held against [`Space::capacity`]. Where it lies in the range
+/// it has gone from the capacity instead, for all destinations at once; elsewhere it costs nothing.
+///
+/// [`Space::capacity`]: super::Space::capacity
 #[derive(Clone, Debug, Default)]
 pub struct RouteUse {
-    /// Tuples by use, whose local port is known: [`Counts::total`] is the number of ports in use.
+    /// Tuples by use, whose local port is known.
     pub counts: Counts,
     /// connect() calls under way whose port is not known yet.
     pub choosing: u64,
     /// Of [`Self::counts`], those whose port the client had bound before connect().
     pub bound: u64,
+    /// Ports of [`Self::counts`] of which it is not known whether the client had bound them, and how
+    /// many tuples have each: their opening was not seen.
+    pub unseen: BTreeMap<u16, u32>,
     /// By program.
     pub programs: HashMap<Program, Holders, RandomState>,
     /// How many TIME_WAITs (and FIN_WAIT2s of minisockets) end nominally in which tenth of a second
@@ -154,7 +164,7 @@ pub struct Account {
 }
 
 /// How long openings are remembered, tenths of a second.
-const OPENINGS: u64 = 600;
+pub(super) const MEMORY: u64 = 600;
 
 impl Account {
     /// Takes a change in.
@@ -170,13 +180,13 @@ impl Account {
                 let is_bound = bound == Some(true);
                 let used = self.routes.entry(route).or_default();
                 if let Some(was) = &change.was {
-                    used.take(was, is_bound);
+                    used.take(was, bound);
                     if is_bound {
                         take_bound(&mut self.bound, netns_cookie, was.port);
                     }
                 }
                 if let Some(is) = &change.is {
-                    used.add(is, is_bound);
+                    used.add(is, bound);
                     if is_bound && is.port != 0 {
                         let port = is.port;
                         *self
@@ -237,23 +247,66 @@ impl Account {
             .map(|service| service.port)
     }
 
-    /// Forgets openings that are too old to matter.
+    /// The ports of a namespace that are listened on now, in order.
+    #[must_use]
+    pub fn listened(&self, netns_cookie: u64) -> Vec<u16> {
+        let listened = self
+            .services
+            .iter()
+            .filter(|(service, used)| service.netns_cookie == netns_cookie && used.listeners > 0);
+        let mut ports: Vec<u16> = listened.map(|(service, _)| service.port).collect();
+        ports.sort_unstable();
+        ports
+    }
+
+    /// Forgets openings that are too old to matter, and whatever holds nothing any more: to be
+    /// called about once a second, so that an account grows with what there is and with what has
+    /// opened in the last minute, not with all that there ever was.
     pub fn age(&mut self, now: Timestamp) {
-        let oldest = tenth(now).saturating_sub(OPENINGS);
-        for used in self.routes.values_mut() {
-            used.openings = used.openings.split_off(&oldest);
-        }
+        let oldest = tenth(now).saturating_sub(MEMORY);
+        self.routes.retain(|_, used| {
+            if used
+                .openings
+                .first_key_value()
+                .is_some_and(|(first, _)| *first < oldest)
+            {
+                used.openings = used.openings.split_off(&oldest);
+            }
+            used.programs
+                .retain(|_, holders| holders.counts.total() > 0);
+            !used.is_over()
+        });
+        self.services.retain(|_, used| {
+            used.programs
+                .retain(|_, holders| holders.counts.total() > 0);
+            used.is_held()
+        });
     }
 }
 
 impl RouteUse {
-    /// Ports in use.
+    /// Ports in use that connect() chose, as far as known: those that were not seen to be bound.
     #[must_use]
     pub fn used(&self) -> u64 {
-        self.counts.total()
+        self.counts.total().saturating_sub(self.bound)
     }
 
-    fn add(&mut self, holding: &Holding, is_bound: bool) {
+    /// The same, less ports that connect() cannot have chosen from `space`: at the start most
+    /// openings have not been seen.
+    #[must_use]
+    pub fn used_of(&self, space: &Space) -> u64 {
+        let ports = self.unseen.iter();
+        let others = ports.filter(|(port, _)| !space.is_choosable(**port));
+        let others: u64 = others.map(|(_, count)| u64::from(*count)).sum();
+        self.used().saturating_sub(others)
+    }
+
+    /// Nothing is held, and nothing is remembered.
+    fn is_over(&self) -> bool {
+        self.counts.total() == 0 && self.choosing == 0 && self.openings.is_empty()
+    }
+
+    fn add(&mut self, holding: &Holding, bound: Option<bool>) {
         let holders = self.programs.entry((&holding.owner).into()).or_default();
         holders.counts.add(holding.by);
         holders.learn(&holding.owner.process);
@@ -262,13 +315,16 @@ impl RouteUse {
             return;
         }
         self.counts.add(holding.by);
-        self.bound += u64::from(is_bound);
+        match bound {
+            Some(is_bound) => self.bound += u64::from(is_bound),
+            None => *self.unseen.entry(holding.port).or_default() += 1,
+        }
         if let Some(ends_at) = holding.ends_at {
             *self.ends.entry(tenth(ends_at)).or_default() += 1;
         }
     }
 
-    fn take(&mut self, holding: &Holding, is_bound: bool) {
+    fn take(&mut self, holding: &Holding, bound: Option<bool>) {
         let program = Program::from(&holding.owner);
         if let Some(holders) = self.programs.get_mut(&program) {
             holders.counts.take(holding.by);
@@ -282,15 +338,12 @@ impl RouteUse {
             return;
         }
         self.counts.take(holding.by);
-        self.bound = self.bound.saturating_sub(u64::from(is_bound));
+        match bound {
+            Some(is_bound) => self.bound = self.bound.saturating_sub(u64::from(is_bound)),
+            None => take_one(&mut self.unseen, holding.port),
+        }
         if let Some(ends_at) = holding.ends_at {
-            let tenth = tenth(ends_at);
-            if let Some(count) = self.ends.get_mut(&tenth) {
-                *count -= 1;
-                if *count == 0 {
-                    self.ends.remove(&tenth);
-                }
-            }
+            take_one(&mut self.ends, tenth(ends_at));
         }
     }
 
@@ -339,8 +392,20 @@ fn take_bound(bound: &mut HashMap<Service, u64, RandomState>, netns_cookie: u64,
     }
 }
 
+fn take_one<K: Ord>(counts: &mut BTreeMap<K, u32>, key: K) {
+    if let btree_map::Entry::Occupied(mut count) = counts.entry(key) {
+        *count.get_mut() -= 1;
+        if *count.get() == 0 {
+            count.remove();
+        }
+    }
+}
+
 /// The tenth of a second of the monotonic clock that `at` lies in.
 #[must_use]
 pub const fn tenth(at: Timestamp) -> u64 {
     at.0 / 100_000_000
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,8 +6,9 @@
 
 mod account;
 mod forecast;
+mod pace;
 mod space;
 
 pub use account::{Account, Counts, Holders, Program, Route, RouteUse, Service, ServiceUse, tenth};
 pub use forecast::{Dwell, DwellBasis, Forecast, Habits, Outlook, forecast};
-pub use space::Space;
+pub use space::{Space, collisions, reservation};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::diagnosis::advice::{self, duration};
 use crate::diagnosis::culprit::{self, label, parties};
 use crate::diagnosis::finding::{Advice, Finding, Severity, Subject};
-use crate::diagnosis::load::Load;
+use crate::diagnosis::load::{Load, Loads};
 use crate::diagnosis::rule::{Check, Rule};
 use crate::diagnosis::seen::Seen;
 use crate::output::text;
@@ -29,15 +29,15 @@ impl Rule for ConnectsWithoutPort {
     fn check(&self, seen: &Seen) -> Check {
         let mut findings: Vec<Finding> = binds(seen);
         let mut is_too_early = false;
+        let mut loads = Loads::new(seen);
         let mut routes: Vec<&Route> = seen.routes.keys().collect();
         routes.sort_unstable();
         for route in routes {
-            let is_recent = culprit::has_failed_lately(seen, route);
-            let failed = culprit::failures(seen, route);
-            if failed == 0 || !is_recent {
+            if !culprit::has_failed_lately(seen, route) {
                 continue;
             }
-            let load = Load::of(seen, route);
+            let failed = culprit::failures(seen, route);
+            let load = loads.of(route);
             match load.capacity {
                 None => is_too_early = true,
                 Some(capacity)
@@ -76,9 +76,11 @@ fn connects(seen: &Seen, route: &Route, load: &Load, failed: u64) -> Finding {
          ip_local_port_range, or memory (ENOMEM)."
             .to_owned(),
     ];
+    let pid = worst.as_ref().and_then(|party| party.pids.last());
+    let pid = pid.map_or_else(|| "PID".to_owned(), u32::to_string);
     let advice = Advice {
         what: format!("look for IP_LOCAL_PORT_RANGE in {who}, and widen or drop it"),
-        command: Some("strace -f -e trace=setsockopt,connect -p PID".to_owned()),
+        command: Some(format!("strace -f -e trace=setsockopt,connect -p {pid}")),
         effect: format!("{counts} ports are used: the network namespace has more to give"),
         reference: "man 7 ip (IP_LOCAL_PORT_RANGE)",
         ..Advice::default()

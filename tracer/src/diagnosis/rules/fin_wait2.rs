@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use super::places::Place;
 use super::words::{count, finding, is_at_least, many, percent, who};
 use crate::diagnosis::command::sysctl;
 use crate::diagnosis::{Advice, Check, Finding, Rule, Seen, Severity, Subject, Traffic};
-use crate::ports::{Holders, Program, Route, RouteUse, Service, tenth};
+use crate::ports::{Holders, Program, Route, RouteUse, tenth};
 use crate::record::FinWait2Exit;
 use crate::record::Source;
 use crate::record::holding::Use;
@@ -37,24 +38,20 @@ impl Rule for FinWait2Waiting {
     fn check(&self, seen: &Seen) -> Check {
         let mut places: Vec<(Place, Program)> = Vec::new();
         for (route, programs) in &seen.routes {
-            places.extend(
-                programs
-                    .keys()
-                    .map(|program| (Place::Route(*route), *program)),
-            );
+            places.extend(programs.keys().map(|program| (Place::To(*route), *program)));
         }
         for (service, programs) in &seen.services {
             places.extend(
                 programs
                     .keys()
-                    .map(|program| (Place::Service(*service), *program)),
+                    .map(|program| (Place::At(*service), *program)),
             );
         }
         for (route, used) in seen.ports.routes() {
             if waiting(seen, route, used) >= WAITING {
                 let most = |(_, holders): &(&Program, &Holders)| holders.counts.of(Use::FinWait2);
                 let holder = used.programs.iter().max_by_key(most);
-                places.extend(holder.map(|(program, _)| (Place::Route(*route), *program)));
+                places.extend(holder.map(|(program, _)| (Place::To(*route), *program)));
             }
         }
         places.sort_unstable();
@@ -63,13 +60,6 @@ impl Rule for FinWait2Waiting {
         let findings = findings.filter_map(|(place, program)| unanswered(seen, place, program));
         Check::of(findings.collect())
     }
-}
-
-/// Where they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
-    Route(Route),
-    Service(Service),
 }
 
 /// How many of a route have waited for [`LONG`], at least. The timers of a route's TIME_WAITs and
@@ -101,7 +91,7 @@ fn fin_timeout(seen: &Seen, netns_cookie: u64) -> Option<u64> {
 
 fn unanswered(seen: &Seen, place: Place, program: Program) -> Option<Finding> {
     let (netns_cookie, traffic, holders, waiting) = match place {
-        Place::Route(route) => {
+        Place::To(route) => {
             let used = seen.ports.route(&route);
             (
                 route.netns_cookie,
@@ -112,7 +102,7 @@ fn unanswered(seen: &Seen, place: Place, program: Program) -> Option<Finding> {
                 used.map_or(0, |used| own_waiting(seen, &route, used, &program)),
             )
         }
-        Place::Service(service) => {
+        Place::At(service) => {
             let used = seen.ports.service(&service);
             (
                 service.netns_cookie,
@@ -131,12 +121,12 @@ fn unanswered(seen: &Seen, place: Place, program: Program) -> Option<Finding> {
         return None;
     }
     let (of, destination, local_port) = match place {
-        Place::Route(route) => (
+        Place::To(route) => (
             format!("{} does not close", route.destination),
             Some(route.destination),
             None,
         ),
-        Place::Service(service) => (
+        Place::At(service) => (
             format!("peers of port {} do not close", service.port),
             None,
             Some(service.port),
@@ -189,7 +179,7 @@ fn unanswered(seen: &Seen, place: Place, program: Program) -> Option<Finding> {
          does not close."
             .to_owned(),
     );
-    if matches!(place, Place::Route(_)) {
+    if matches!(place, Place::To(_)) {
         finding.evidence.push(
             "Each holds an ephemeral port, as a TIME_WAIT does, and cannot be reused.".to_owned(),
         );

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::diagnosis::advice::{self, duration, percent, rate};
 use crate::diagnosis::culprit::{self, Culprit, Party, culprit, label};
 use crate::diagnosis::finding::{Finding, Severity, Subject};
-use crate::diagnosis::load::Load;
+use crate::diagnosis::load::{Load, Loads};
 use crate::diagnosis::relief::relief;
 use crate::diagnosis::rule::{Check, Rule};
 use crate::diagnosis::seen::Seen;
@@ -77,8 +77,9 @@ impl Rule for PortsExhausted {
     fn check(&self, seen: &Seen) -> Check {
         let mut findings = Vec::new();
         let mut is_too_early = false;
+        let mut loads = Loads::new(seen);
         for route in routes(seen) {
-            let load = Load::of(seen, &route);
+            let load = loads.of(&route);
             match state(seen, &route, &load) {
                 State::Free => {}
                 State::Full => is_too_early = true,

@@ -6,7 +6,7 @@ use super::ports_exhausted::{State, state};
 use crate::diagnosis::advice::{self, duration, rate};
 use crate::diagnosis::culprit::{culprit, label};
 use crate::diagnosis::finding::{Finding, Severity, Subject};
-use crate::diagnosis::load::Load;
+use crate::diagnosis::load::{Load, Loads};
 use crate::diagnosis::relief::relief;
 use crate::diagnosis::rule::{Check, Rule};
 use crate::diagnosis::seen::Seen;
@@ -38,8 +38,9 @@ impl Rule for PortsForecast {
 fn check_with(seen: &Seen, forecast: impl Fn(&RouteUse, u64, &Load) -> Forecast) -> Check {
     let mut findings = Vec::new();
     let mut is_too_early = false;
+    let mut loads = Loads::new(seen);
     for (route, used) in seen.ports.routes() {
-        let load = Load::of(seen, route);
+        let load = loads.of(route);
         let Some(capacity) = load.capacity.filter(|capacity| *capacity > 0) else {
             continue;
         };

@@ -1,8 +1,9 @@
 //! resets-sent: we end connections with an RST, and what is under way is lost.
 
+use super::places::{Place, places};
 use super::words::{count, finding, is_at_least, many, percent, who};
 use crate::diagnosis::{Advice, Check, Finding, Rule, Seen, Severity, Subject, Traffic};
-use crate::ports::{Holders, Program, Route, Service};
+use crate::ports::{Holders, Program};
 use crate::record::{CloseCause, CloseKind, Source};
 
 /// close() with data unread, data that comes after close(), or close() with SO_LINGER 0. Warning,
@@ -26,28 +27,17 @@ impl Rule for ResetsSent {
     }
 
     fn check(&self, seen: &Seen) -> Check {
-        let mut resets = Vec::new();
-        for (route, programs) in &seen.routes {
-            let used = seen.ports.route(route);
-            resets.extend(programs.iter().map(|(program, traffic)| Resets {
+        let resets = places(seen).into_iter().flat_map(|(place, programs)| {
+            let programs = programs.into_iter();
+            programs.map(move |(program, traffic)| Resets {
                 seen,
-                place: Place::Route(*route),
+                place,
                 program: *program,
                 traffic,
-                holders: used.and_then(|used| used.programs.get(program)),
-            }));
-        }
-        for (service, programs) in &seen.services {
-            let used = seen.ports.service(service);
-            resets.extend(programs.iter().map(|(program, traffic)| Resets {
-                seen,
-                place: Place::Service(*service),
-                program: *program,
-                traffic,
-                holders: used.and_then(|used| used.programs.get(program)),
-            }));
-        }
-        resets.sort_unstable_by_key(|resets| (resets.place, resets.program));
+                holders: holders(seen, &place, program),
+            })
+        });
+        let resets: Vec<_> = resets.collect();
         let findings = resets.iter().flat_map(|resets| {
             let findings = CAUSES.into_iter();
             findings.filter_map(|cause| resets.finding(cause))
@@ -56,11 +46,12 @@ impl Rule for ResetsSent {
     }
 }
 
-/// Which connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
-    Route(Route),
-    Service(Service),
+/// What the program holds there now.
+fn holders<'a>(seen: &'a Seen, place: &Place, program: &Program) -> Option<&'a Holders> {
+    match place {
+        Place::To(route) => seen.ports.route(route)?.programs.get(program),
+        Place::At(service) => seen.ports.service(service)?.programs.get(program),
+    }
 }
 
 /// The closes of one program in one place.
@@ -80,10 +71,7 @@ impl Resets<'_> {
         if reset < SOME || !is_at_least(reset, 1, closed) {
             return None;
         }
-        let (netns_cookie, place) = match self.place {
-            Place::Route(route) => (route.netns_cookie, format!("to {}", route.destination)),
-            Place::Service(service) => (service.netns_cookie, format!("on port {}", service.port)),
-        };
+        let place = self.place.name();
         let how = match cause {
             CloseCause::LingerZero => "by SO_LINGER 0",
             CloseCause::DataAfterClose => "as data comes after close()",
@@ -96,28 +84,14 @@ impl Resets<'_> {
             many(closed, "connection")
         );
         let subject = Subject {
-            netns_cookie: Some(netns_cookie),
-            program: Some(self.program),
             program_source: self
                 .holders
                 .map_or(Source::Unknown, |holders| holders.source),
             pids: self
                 .holders
                 .map_or_else(Vec::new, |holders| holders.pids.clone()),
-            source: match self.place {
-                Place::Route(route) => Some(route.source),
-                Place::Service(_) => None,
-            },
-            destination: match self.place {
-                Place::Route(route) => Some(route.destination),
-                Place::Service(_) => None,
-            },
-            local_port: match self.place {
-                Place::Route(_) => None,
-                Place::Service(service) => Some(service.port),
-            },
             failed: Some(reset),
-            ..Subject::default()
+            ..self.place.subject(Some(self.program))
         };
         let mut finding = finding(
             ResetsSent.name(),
@@ -246,7 +220,7 @@ mod tests {
         assert_eq!(finding.severity, Severity::Warning);
         assert_eq!(
             finding.summary,
-            "app resets 40 of 200 connections on port 8080 with data unread"
+            "app resets 40 of 200 connections at port 8080 with data unread"
         );
         assert_eq!(
             finding.evidence[0],
