@@ -6,14 +6,14 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use jiff::fmt::friendly::SpanParser;
 
-use crate::cli::{CheckArgs, FilterArgs, WatchArgs};
+use crate::cli::{CheckArgs, FilterArgs, PortsArgs, RouteFilterArgs, WatchArgs};
 use crate::filter::{Comm, Filter};
 use crate::output::Format;
 use crate::probes::Dispensable;
 
 mod netns;
 
-pub use netns::NetnsError;
+pub use netns::{NetnsError, names};
 
 /// What was asked for cannot be had on this host.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +58,45 @@ impl TryFrom<WatchArgs> for WatchConfig {
             duration: args.duration.map(|Span(duration)| duration),
             buffer: args.buffer,
             without: args.without,
+            color: args.color,
+        })
+    }
+}
+
+/// `tracer ports`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortsConfig {
+    /// Which routes to show.
+    pub filter: Filter,
+    /// How to write them.
+    pub format: Format,
+    /// Whether to show all of them.
+    pub all: bool,
+    /// Whether to colour.
+    pub color: clap::ColorChoice,
+}
+
+impl TryFrom<PortsArgs> for PortsConfig {
+    type Error = ConfigError;
+
+    fn try_from(args: PortsArgs) -> Result<Self, ConfigError> {
+        let RouteFilterArgs {
+            port,
+            local,
+            peer,
+            netns,
+        } = args.filter;
+        let filter = FilterArgs {
+            port,
+            local,
+            peer,
+            netns,
+            ..FilterArgs::default()
+        };
+        Ok(Self {
+            filter: filter.try_into()?,
+            format: format(args.json),
+            all: args.all,
             color: args.color,
         })
     }

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use bytes::BytesMut;
 use clap::Parser as _;
 use tracer::cli::{self, Cli, Command};
-use tracer::config::{CheckConfig, WatchConfig};
-use tracer::{agent, check};
+use tracer::config::{CheckConfig, PortsConfig, WatchConfig};
+use tracer::output::Terminal;
+use tracer::{agent, check, survey};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -34,6 +35,18 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
                 // Stderr may be closed by now.
                 let _ = writeln!(io::stderr(), "tracer: {summary}");
             }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Ports(args) => {
+            let config = PortsConfig::try_from(args)?;
+            let report = survey::ports(&config.filter).await?;
+            for line in report.complaints() {
+                let _ = writeln!(io::stderr(), "tracer: {line}");
+            }
+            let mut out = BytesMut::new();
+            let terminal = Terminal::stdout(config.color);
+            report.write(config.format, &terminal, config.all, &mut out);
+            print(&out)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Check(args) => {

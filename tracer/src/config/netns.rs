@@ -1,5 +1,6 @@
 //! Which network namespace an inode, a name or a path means.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -53,6 +54,18 @@ pub(super) fn inode(asked: &str) -> Result<u32, NetnsError> {
         .map(|folder| Path::new(folder).join(asked))
         .find(|path| !asked.is_empty() && path.is_file())
         .map_or(Err(NetnsError::NoSuchName), |path| inode_of(&path))
+}
+
+/// What the namespaces that bear a name are called, by inode.
+#[must_use]
+pub fn names() -> BTreeMap<u32, String> {
+    let folders = NAMED.iter().filter_map(|folder| fs::read_dir(folder).ok());
+    let files = folders.flatten().filter_map(Result::ok);
+    let named = files.filter_map(|file| {
+        let inode = inode_of(&file.path()).ok()?;
+        Some((inode, file.file_name().to_string_lossy().into_owned()))
+    });
+    named.collect()
 }
 
 fn inode_of(path: &Path) -> Result<u32, NetnsError> {

@@ -27,7 +27,7 @@ impl Serialize for Moment {
 }
 
 /// A 64-bit id as a string, since JavaScript and jq drop digits; 0 is none.
-struct Id(u64);
+pub(super) struct Id(pub u64);
 
 impl Serialize for Id {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -39,7 +39,7 @@ impl Serialize for Id {
 }
 
 /// A NUL-padded name; what is not UTF-8 in it is replaced.
-struct Name<'a>(&'a [u8; 16]);
+pub(super) struct Name<'a>(pub &'a [u8; 16]);
 
 impl Serialize for Name<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -60,7 +60,7 @@ impl Serialize for Errno {
 }
 
 #[derive(Serialize)]
-struct EndpointView {
+pub(super) struct EndpointView {
     #[serde(serialize_with = "address")]
     address: Endpoint,
     port: Option<u16>,

@@ -20,6 +20,7 @@ mod errno;
 mod json;
 mod ndjson;
 mod page;
+pub mod ports;
 mod table;
 mod text;
 mod transitions;
