@@ -269,4 +269,19 @@ mod tests {
             "{effect}"
         );
     }
+
+    #[test]
+    fn clients_that_bind_their_port_are_to_stop_first() {
+        let mut host = exhausted(100);
+        let (there, php) = (host.1, program("php-fpm"));
+        host.0.hold_bound(there, php, Use::TimeWait, 1_001);
+        let advice = advised(&host);
+        assert!(
+            begins(&advice[0], "leave the source port"),
+            "{:?}",
+            advice[0]
+        );
+        // Nor would it do anything for them.
+        assert!(advice.iter().all(|advice| !begins(advice, "let connect()")));
+    }
 }
