@@ -38,6 +38,12 @@ pub enum Command {
     /// there already: it is made to be started when connections fail.
     #[command(after_help = DIAGNOSE_EXIT)]
     Diagnose(DiagnoseArgs),
+    /// Show which ephemeral ports are in use now, and by what.
+    ///
+    /// From sock_diag alone, at once. A row is what connect() shares one space of ports among:
+    /// network namespace, source address, destination address and port.
+    #[command(after_help = PORTS_EXAMPLES)]
+    Ports(PortsArgs),
     /// Tell what this host supports: kernel, BTF, probes, capabilities.
     #[command(after_help = CHECK_EXIT)]
     Check(CheckArgs),
@@ -214,6 +220,57 @@ pub struct FilterArgs {
     pub kind: Vec<CloseKind>,
 }
 
+/// `tracer ports`.
+#[derive(Debug, Args)]
+pub struct PortsArgs {
+    /// Write one JSON object.
+    #[arg(long, env = "TRACER_JSON", value_parser = FalseyValueParser::new())]
+    pub json: bool,
+    /// Show all routes, not only the busiest 20. JSON has all.
+    #[arg(long, env = "TRACER_ALL", value_parser = FalseyValueParser::new())]
+    pub all: bool,
+    /// When to colour the table.
+    ///
+    /// auto: on a terminal, unless NO_COLOR is set.
+    #[arg(
+        long,
+        value_name = "WHEN",
+        env = "TRACER_COLOR",
+        default_value = "auto",
+        value_enum
+    )]
+    pub color: ColorChoice,
+    /// What to show.
+    #[command(flatten)]
+    pub filter: RouteFilterArgs,
+}
+
+/// The filters that a route can be chosen by.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Filters (values are alternatives; filters must all hold)")]
+pub struct RouteFilterArgs {
+    /// Only routes with this port at either end.
+    #[arg(long, value_name = "N", env = "TRACER_PORT", value_delimiter = ',',
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Vec<u16>,
+    /// Only routes whose local address is in this network.
+    #[arg(long, value_name = "CIDR", env = "TRACER_LOCAL", value_delimiter = ',')]
+    pub local: Vec<Network>,
+    /// Only routes whose destination is in this network.
+    #[arg(long, value_name = "CIDR", env = "TRACER_PEER", value_delimiter = ',')]
+    pub peer: Vec<Network>,
+    /// Only this network namespace.
+    ///
+    /// By its inode number, its name in /run/netns, or a path such as /proc/PID/ns/net.
+    #[arg(
+        long,
+        value_name = "INODE|NAME|PATH",
+        env = "TRACER_NETNS",
+        value_delimiter = ','
+    )]
+    pub netns: Vec<String>,
+}
+
 /// `tracer check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
@@ -275,6 +332,7 @@ Examples:
   tracer watch --port 3306             who closes connections to the database, and how
   tracer watch --kind reset_sent,reset_received
   tracer diagnose                      what is wrong, who does it, what to change
+  tracer ports                         who uses up the ephemeral ports, and how many are left
   tracer check                         what can be seen on this host
 
 Root is needed, or the capabilities that `tracer check` names.";
@@ -302,6 +360,19 @@ Exit status:
   2  could not run, or the command line is wrong
   3  inconclusive: no error was found, but a probe is missing, events were lost, or too little
      was to be seen";
+
+const PORTS_EXAMPLES: &str = "\
+Examples:
+  tracer ports --port 3306
+  tracer ports --netns web --all
+  tracer ports --json | jq '.routes[] | select(.share > 0.8)'
+
+A route whose USED comes to its CAPACITY has no port left: connect() fails with EADDRNOTAVAIL.
+Without root: this network namespace alone, and no names of other users' programs.
+
+Exit status:
+  0  looked; what could not be looked at is on stderr
+  2  could not run, or the command line is wrong";
 
 const CHECK_EXIT: &str = "\
 Exit status:

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use jiff::fmt::friendly::SpanParser;
 
-use crate::cli::{CheckArgs, DiagnoseArgs, FilterArgs, WatchArgs};
+use crate::cli::{CheckArgs, DiagnoseArgs, FilterArgs, PortsArgs, RouteFilterArgs, WatchArgs};
 use crate::filter::{Comm, Filter};
 use crate::output::Format;
 use crate::probes::Dispensable;
@@ -87,6 +87,19 @@ pub struct DiagnoseConfig {
     pub color: clap::ColorChoice,
 }
 
+/// `tracer ports`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortsConfig {
+    /// Which routes to show.
+    pub filter: Filter,
+    /// How to write them.
+    pub format: Format,
+    /// Whether to show all of them.
+    pub all: bool,
+    /// Whether to colour.
+    pub color: clap::ColorChoice,
+}
+
 impl DiagnoseConfig {
     /// How long a diagnosis takes at most where nobody says otherwise.
     const DURATION: Duration = Duration::from_secs(30);
@@ -105,6 +118,32 @@ impl TryFrom<DiagnoseArgs> for DiagnoseConfig {
             until_certain: duration.is_none(),
             buffer: args.buffer,
             without: args.without,
+            color: args.color,
+        })
+    }
+}
+
+impl TryFrom<PortsArgs> for PortsConfig {
+    type Error = ConfigError;
+
+    fn try_from(args: PortsArgs) -> Result<Self, ConfigError> {
+        let RouteFilterArgs {
+            port,
+            local,
+            peer,
+            netns,
+        } = args.filter;
+        let filter = FilterArgs {
+            port,
+            local,
+            peer,
+            netns,
+            ..FilterArgs::default()
+        };
+        Ok(Self {
+            filter: filter.try_into()?,
+            format: format(args.json),
+            all: args.all,
             color: args.color,
         })
     }

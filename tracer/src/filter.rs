@@ -62,6 +62,23 @@ impl Filter {
             })
     }
 
+    /// Whether a route is shown, one of whose local ports is what `holds` says.
+    #[must_use]
+    pub fn matches_route(
+        &self,
+        netns: u32,
+        source: IpAddr,
+        destination: Endpoint,
+        holds: impl Fn(u16) -> bool,
+    ) -> bool {
+        passes(&self.netns, |inode| *inode == netns)
+            && passes(&self.ports, |port| {
+                *port == destination.port || holds(*port)
+            })
+            && passes(&self.local, |network| network.contains(source))
+            && passes(&self.peer, |network| network.contains(destination.address))
+    }
+
     /// Whether `row` is shown. A port or address that is not known yet passes, since it may turn
     /// out to be the one asked for; a listener has no peer that could. A control group must be known.
     #[must_use]

@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::clock;
-use crate::stream::{Purpose, StreamRecord};
+use crate::stream::{Inventory, Purpose, StreamRecord, Sweep};
 use crate::time::Timestamp;
 
 mod answer;
@@ -115,6 +115,25 @@ fn end_of(result: &StreamRecord) -> Timestamp {
     }
 }
 
+/// One sweep, at once: what each network namespace holds, and what was not looked at.
+///
+/// # Errors
+/// Where there can be no more threads.
+pub async fn once() -> std::io::Result<(Vec<Inventory>, Sweep)> {
+    let failed = || std::io::Error::other("the thread that looks at the sockets has failed");
+    let mut results = start(Purpose::Start).ok_or_else(failed)?;
+    let mut inventories = Vec::new();
+    loop {
+        match results.recv().await {
+            Some(StreamRecord::Inventory(inventory)) => inventories.push(inventory),
+            Some(StreamRecord::Swept(sweep)) => return Ok((inventories, sweep)),
+            // A sweep brings nothing else.
+            Some(_) => {}
+            None => return Err(failed()),
+        }
+    }
+}
+
 /// Starts a sweep; `None` where there can be no more threads.
 fn start(purpose: Purpose) -> Option<mpsc::Receiver<StreamRecord>> {
     let (sender, results) = mpsc::channel(1);
@@ -132,8 +151,6 @@ fn start(purpose: Purpose) -> Option<mpsc::Receiver<StreamRecord>> {
 
 #[cfg(test)]
 mod tests {
-    use crate::stream::Inventory;
-
     use super::*;
 
     fn inventory(until: u64) -> StreamRecord {

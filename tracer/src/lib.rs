@@ -45,4 +45,5 @@ pub mod readings;
 pub mod record;
 pub mod sink;
 pub mod stream;
+pub mod survey;
 pub mod time;

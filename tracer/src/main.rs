@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use bytes::BytesMut;
 use clap::Parser as _;
 use tracer::cli::{self, Cli, Command};
-use tracer::config::{CheckConfig, DiagnoseConfig, WatchConfig};
+use tracer::config::{CheckConfig, DiagnoseConfig, PortsConfig, WatchConfig};
 use tracer::output::Terminal;
 use tracer::output::diagnosis::{self, Style};
-use tracer::{agent, check};
+use tracer::{agent, check, survey};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -52,6 +52,18 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             diagnosis::write(&report, &style, &mut out);
             print(&out)?;
             Ok(report.exit_code().into())
+        }
+        Command::Ports(args) => {
+            let config = PortsConfig::try_from(args)?;
+            let report = survey::ports(&config.filter).await?;
+            for line in report.complaints() {
+                let _ = writeln!(io::stderr(), "tracer: {line}");
+            }
+            let mut out = BytesMut::new();
+            let terminal = Terminal::stdout(config.color);
+            report.write(config.format, &terminal, config.all, &mut out);
+            print(&out)?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Check(args) => {
             let config = CheckConfig::from(args);

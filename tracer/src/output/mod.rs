@@ -21,6 +21,7 @@ pub(crate) mod errno;
 mod json;
 mod ndjson;
 mod page;
+pub mod ports;
 mod table;
 pub(crate) mod text;
 mod transitions;

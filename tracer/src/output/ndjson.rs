@@ -219,7 +219,7 @@ struct SweepView<'a> {
 }
 
 #[derive(Serialize)]
-struct SkippedView<'a> {
+pub(super) struct SkippedView<'a> {
     netns: Option<u32>,
     path: &'a str,
     reason: &'a str,
