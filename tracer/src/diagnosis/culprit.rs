@@ -27,6 +27,16 @@ pub struct Party {
 }
 
 impl Party {
+    fn join(&mut self, other: &Self) {
+        self.held += other.held;
+        self.opened += other.opened;
+        self.failed += other.failed;
+        if self.source == Source::Unknown {
+            self.source = other.source;
+        }
+        self.meet(&other.pids);
+    }
+
     fn meet(&mut self, pids: &[u32]) {
         let new = pids.iter().filter(|pid| !self.pids.contains(pid));
         let new: Vec<u32> = new.copied().collect();
@@ -136,6 +146,7 @@ pub fn parties(seen: &Seen, route: &Route) -> Vec<Party> {
         }
     }
     parties.retain(|party| is_known(&party.program));
+    let mut parties = joined(parties);
     parties.sort_by_key(|party| {
         let weight = party.held + party.opened;
         (std::cmp::Reverse(weight), party.program)
@@ -183,6 +194,31 @@ fn party(parties: &mut Vec<Party>, program: Program) -> &mut Party {
         parties.len() - 1
     });
     &mut parties[index]
+}
+
+/// Calls and inventories do not tell the cgroup that events tell: who is without is the same as the
+/// one of its name that has one, if there is but one, or one that has a process in common.
+fn joined(mut parties: Vec<Party>) -> Vec<Party> {
+    parties.sort_unstable_by_key(|party| party.program);
+    let (mut joined, without): (Vec<Party>, Vec<Party>) = parties
+        .into_iter()
+        .partition(|party| party.program.cgroup_id.is_some());
+    let mut others = Vec::new();
+    for party in without {
+        let is_namesake = |other: &&mut Party| other.program.name == party.program.name;
+        let mut namesakes: Vec<&mut Party> = joined.iter_mut().filter(is_namesake).collect();
+        let shares = |other: &&mut Party| other.pids.iter().any(|pid| party.pids.contains(pid));
+        let same = match namesakes.len() {
+            1 => Some(0),
+            _ => namesakes.iter().position(shares),
+        };
+        match same {
+            Some(same) => namesakes.swap_remove(same).join(&party),
+            None => others.push(party),
+        }
+    }
+    joined.extend(others);
+    joined
 }
 
 const fn is_known(program: &Program) -> bool {
@@ -306,6 +342,38 @@ mod tests {
         assert_eq!(found.program, Some(program("php-fpm")));
         assert_eq!(found.pids, [pid(&program("php-fpm"))]);
         assert_eq!(failures(&example.seen, &there), 30);
+    }
+
+    #[test]
+    fn a_program_is_one_whether_or_not_its_cgroup_was_told() {
+        let of = |name: &str, cgroup_id| Program {
+            cgroup_id,
+            ..program(name)
+        };
+        let mut example = Example::new();
+        let there = route("10.0.0.9:3306");
+        let (web, other) = (of("nginx", Some(8)), of("nginx", Some(9)));
+        example.hold(there, of("php-fpm", Some(7)), Use::TimeWait, 10);
+        example.hold(there, web, Use::TimeWait, 3);
+        example.hold(there, other, Use::TimeWait, 2);
+        let call = (Call::Connect, libc::EADDRNOTAVAIL);
+        let address = Some("10.0.0.9:3306");
+        example.fail(call, address, program("php-fpm"), (50, 0));
+        let told = |example: &Example| {
+            let parties = parties(&example.seen, &there).into_iter();
+            let told = parties.map(|party| (party.program, party.held, party.failed));
+            told.collect::<Vec<_>>()
+        };
+        let php = (of("php-fpm", Some(7)), 10, 50);
+        assert_eq!(told(&example), [php, (web, 3, 0), (other, 2, 0)]);
+        // Which of two it is, a process in common tells alone.
+        example.fail(call, address, program("nginx"), (1, 0));
+        assert_eq!(told(&example)[1], (web, 3, 1));
+        for tally in example.seen.calls.values_mut() {
+            tally.pids = vec![1];
+        }
+        let nobodys = (program("nginx"), 0, 1);
+        assert!(told(&example).contains(&nobodys), "{:?}", told(&example));
     }
 
     #[test]
