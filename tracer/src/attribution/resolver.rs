@@ -16,7 +16,7 @@ use crate::time::Timestamp;
 /// How long a name is taken for granted that may go to something else.
 const FRESH: Duration = Duration::from_secs(60);
 /// What looking at one file in the folders of namespaces entitles to: no further look for so long.
-/// It costs a fiftieth of that.
+/// It costs a few microseconds.
 const REST: Duration = Duration::from_micros(100);
 
 /// Looks up what the events of a live kernel name by number, once for each number. Of a cgroup that
