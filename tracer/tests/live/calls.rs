@@ -28,7 +28,7 @@ fn is_attached(tracer: &Tracer) -> bool {
     CALL_PROBES.iter().all(|probe| meta.has(probe))
 }
 
-/// Waits for the call that asked for this port, or for none.
+/// Waits for a failed call.
 fn call(tracer: &Tracer, what: &str, fits: impl Fn(&Call) -> bool) -> Call {
     tracer.wait_for(what, SOON, |lines| {
         lines.calls.iter().find(|call| fits(call)).cloned()
