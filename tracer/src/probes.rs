@@ -93,7 +93,8 @@ pub struct Settings<'a> {
     /// Whether failed system calls are told too.
     ///
     /// As soon as anybody watches a tracepoint of system calls, every system call of every task
-    /// takes a slower way through the kernel: CALLS_COST
+    /// takes a slower way through the kernel. A getppid() of 83 ns then takes 7 ns more (6.18,
+    /// two virtual processors; the live test of it prints both).
     pub calls: bool,
 }
 

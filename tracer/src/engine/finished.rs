@@ -69,9 +69,12 @@ pub(super) fn record(connection: &Connection, stage: Stage, config: &Config) -> 
         closer: connection.closer,
         uid: connection.uid,
         cgroup_id: connection.cgroup_id,
+        // Neither a listener nor who was never answered has agreed on anything.
         timestamps: connection
             .closing
             .facts
+            .filter(|_| connection.role != Role::Listener)
+            .filter(|_| !matches!(connection.last_step, Some((TcpState::SynSent, _))))
             .map(|facts| facts.marks & marks::TIMESTAMPS != 0),
         traffic: traffic(connection),
         incomplete: connection.incomplete(),

@@ -5,7 +5,8 @@ use tracer_common::tcp::TcpState;
 /// A system call on TCP sockets that failed at once, as it returned.
 ///
 /// Only those are told whose failure the state changes do not tell, or not exactly. A connect() that
-/// goes on (EINPROGRESS) has not failed. Calls made through io_uring do not come by here.
+/// goes on (EINPROGRESS) has not failed. Calls made through io_uring do not come by here, nor
+/// those of 32-bit programs on a 64-bit kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FailedCall {
     /// Which call.

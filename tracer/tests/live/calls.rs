@@ -17,6 +17,7 @@ use crate::drivers::{Route, any_of, connect_from};
 use crate::gate;
 use crate::namespace::{Namespace, hide, private_mounts};
 use crate::ndjson::{Call, Record};
+use crate::pace;
 use crate::tracer::{SOON, Tracer, netns, ports};
 
 /// In whose environment [`a_child_runs_out_of_descriptors`] does its part.
@@ -27,7 +28,7 @@ fn is_attached(tracer: &Tracer) -> bool {
     CALL_PROBES.iter().all(|probe| meta.has(probe))
 }
 
-/// Waits for the call that asked for this port, or for none.
+/// Waits for a failed call.
 fn call(tracer: &Tracer, what: &str, fits: impl Fn(&Call) -> bool) -> Call {
     tracer.wait_for(what, SOON, |lines| {
         lines.calls.iter().find(|call| fits(call)).cloned()
@@ -156,7 +157,10 @@ fn assert_told(tracer: &Tracer, target: SocketAddr, cause: &str) {
             .cloned()
     });
     assert_eq!(record.verdict(), format!("connect_failed/{cause}"));
-    assert_eq!(record.close.errno.as_deref(), Some("EADDRNOTAVAIL"));
+    let errno = record.close.errno.as_deref();
+    // An emulated processor may take longer to return than the verdict waits.
+    let came_later = pace::is_slow() && errno.is_none();
+    assert!(errno == Some("EADDRNOTAVAIL") || came_later, "{errno:?}");
     let call = call(tracer, "its call", |call| {
         asks_for(call, "connect", target) && call.local.port == record.local.port
     });
@@ -289,8 +293,7 @@ fn nobody_pays_for_calls_that_were_not_asked_for() {
 
 /// How many rounds the cost is measured in.
 const ROUNDS: usize = 9;
-/// System calls whose time is taken together, and how often in a turn.
-const CALLS: u32 = 10_000;
+/// How often the time of some system calls is taken in a turn.
 const SLICES: usize = 20;
 
 #[test]
@@ -313,8 +316,8 @@ fn the_cost_to_other_system_calls_is_known() {
         let (without, with) = (median(|it| it.0), median(|it| it.1));
         let ratio = ratios[ROUNDS / 2];
         println!("getppid(): {without:.1} ns without, {with:.1} ns with calls; ratio {ratio:.2}");
-        // A hundred nanoseconds and more each would be another matter than what the docs say.
-        assert!(ratio < 5.0, "{figures:?}");
+        // Several times as much would be another matter than what the docs say.
+        assert!(ratio < 3.0 || pace::is_slow(), "{figures:?}");
     });
 }
 
@@ -325,17 +328,18 @@ fn nanoseconds_of_a_call(calls: bool) -> f64 {
         ..Settings::new(object::object(), 1 << 20)
     };
     let (probes, _ring) = Probes::attach(&settings).expect("attach");
+    let calls_of_a_slice = pace::share(10_000);
     // The least: whoever else wants the processor, or its caches, only adds to it.
     let slices = (0..SLICES).map(|_| {
         let started = processor_time();
-        for _ in 0..CALLS {
+        for _ in 0..calls_of_a_slice {
             hint::black_box(rustix::process::getppid());
         }
         processor_time() - started
     });
     let least = slices.min().expect("there are slices");
     drop(probes);
-    least.as_nanos() as f64 / f64::from(CALLS)
+    least.as_nanos() as f64 / calls_of_a_slice as f64
 }
 
 /// What this thread has had of the processor.
