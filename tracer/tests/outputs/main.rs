@@ -5,5 +5,6 @@
 mod check;
 mod filters;
 mod ndjson;
+mod ports;
 mod samples;
 mod tables;
