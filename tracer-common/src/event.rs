@@ -33,11 +33,13 @@ pub enum Kind {
     /// `__inet_twsk_schedule()` has set a minisocket's timer, for the first time or anew
     /// ([`Minisocket`] as it is after that). Only where fexit programs are allowed.
     Schedule = 10,
+    /// A system call on a socket failed: [`CallFailed`]. Only where that was asked for.
+    CallFailed = 11,
 }
 
 impl Kind {
     /// One more than the highest number of a kind: the size of tables indexed by kind.
-    pub const COUNT: usize = 11;
+    pub const COUNT: usize = 12;
 
     /// Every kind, in the order of their numbers.
     pub const ALL: [Self; Self::COUNT - 1] = [
@@ -51,6 +53,7 @@ impl Kind {
         Self::ResetSent,
         Self::Segment,
         Self::Schedule,
+        Self::CallFailed,
     ];
 
     /// The kind with the wire's number `number`, or `None` for one of a later version.
@@ -77,6 +80,7 @@ impl Kind {
             Self::ResetSent => "reset_sent",
             Self::Segment => "segment",
             Self::Schedule => "schedule",
+            Self::CallFailed => "call_failed",
         }
     }
 }
@@ -353,6 +357,61 @@ pub struct Reset<A> {
     pub addresses: A,
 }
 
+/// Numbers of [`CallFailed::call`].
+pub mod calls {
+    /// connect().
+    pub const CONNECT: u8 = 1;
+    /// bind().
+    pub const BIND: u8 = 2;
+    /// socket().
+    pub const SOCKET: u8 = 3;
+    /// accept() and accept4().
+    pub const ACCEPT: u8 = 4;
+}
+
+/// A system call that failed ([`Kind::CallFailed`]). Where it has no TCP socket, all that a socket
+/// tells is 0, and the addresses are of family 4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct CallFailed<A> {
+    /// The common start.
+    pub header: Header,
+    /// Address of the kernel's socket; 0: there is none.
+    pub socket: u64,
+    /// The socket's cookie; 0: none, as on a socket that has never left CLOSE.
+    pub cookie: u64,
+    /// Process (tgid), in the host's namespace.
+    pub pid: u32,
+    /// Thread, in the host's namespace.
+    pub tid: u32,
+    /// The errno, positive.
+    pub errno: u16,
+    /// One of [`calls`].
+    pub call: u8,
+    /// State of the socket as the call returned (the kernel's number); 0: there is no socket.
+    pub state: u8,
+    /// 4 or 6: the family of `asked`; 0: the call has no address, or it could not be read.
+    pub asked_family: u8,
+    /// Always 0.
+    pub padding: u8,
+    /// The port that was asked for.
+    pub asked_port: u16,
+    /// Local port, 0 while the kernel has not chosen one.
+    pub local_port: u16,
+    /// The other end's port.
+    pub peer_port: u16,
+    /// Always 0.
+    pub padding2: u32,
+    /// The address that was asked for; one of family 4 in the first 4 bytes.
+    pub asked: [u8; 16],
+    /// The thread's name, NUL-padded.
+    pub comm: [u8; 16],
+    /// The process's name (its leading thread's), NUL-padded.
+    pub name: [u8; 16],
+    /// The socket's addresses.
+    pub addresses: A,
+}
+
 /// What each processor has counted. One per-CPU array element, read by the user side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -420,6 +479,9 @@ const _: () = {
     assert!(offset_of!(Minisocket<V4>, addresses) == 80);
     assert!(size_of::<Reset<V4>>() == 72 && size_of::<Reset<V6>>() == 96);
     assert!(offset_of!(Reset<V4>, reason) == 56);
-    assert!(size_of::<Account>() == 8 + 88 + 32 + 32);
+    assert!(size_of::<CallFailed<V4>>() == 128 && size_of::<CallFailed<V6>>() == 152);
+    assert!(offset_of!(CallFailed<V4>, asked) == 72);
+    assert!(offset_of!(CallFailed<V4>, addresses) == 120);
+    assert!(size_of::<Account>() == 8 + 96 + 32 + 32);
     assert!(size_of::<Losses>() == 8 && offset_of!(Losses, told) == 4);
 };

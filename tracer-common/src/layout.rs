@@ -141,6 +141,8 @@ offsets! {
     bytes_received: "tcp_sock"."bytes_received", 8;
     /// TCP_REPAIR, a bit of this byte.
     repair: "tcp_sock"."repair", 1;
+    /// Whether timestamps were agreed on, a bit of this byte.
+    timestamps: "tcp_sock"."rx_opt.tstamp_ok", 1;
     /// The minisocket's timer.
     tw_timer: "inet_timewait_sock"."tw_timer", 0;
     /// FIN_WAIT2 or TIME_WAIT.
@@ -173,6 +175,44 @@ offsets! {
     task_cfs_queue: "task_struct"."se.cfs_rq", 8, optional;
     /// The processor's run queue, a static variable of it.
     cfs_queue_run_queue: "cfs_rq"."rq", 8, optional;
+    /// First argument of the system call that a thread is in. Known on x86 alone.
+    call_first: "pt_regs"."di", 8, optional;
+    /// Its second argument.
+    call_second: "pt_regs"."si", 8, optional;
+    /// A thread's open files.
+    task_files: "task_struct"."files", 8, optional;
+    /// Their table.
+    files_table: "files_struct"."fdt", 8, optional;
+    /// The files of such a table, by descriptor.
+    table_files: "fdtable"."fd", 8, optional;
+    /// How many a table has places for.
+    table_size: "fdtable"."max_fds", 4, optional;
+    /// What a file is to its owner: a socket's handle.
+    file_data: "file"."private_data", 8, optional;
+    /// A handle's socket.
+    socket_sock: "socket"."sk", 8, optional;
+    /// SOCK_STREAM and its like.
+    socket_type: "socket"."type", 2, optional;
+}
+
+impl Offsets {
+    /// Whether the socket behind a system call that failed can be found.
+    #[must_use]
+    pub fn lead_from_call_to_socket(&self) -> bool {
+        [
+            self.call_first,
+            self.call_second,
+            self.task_files,
+            self.files_table,
+            self.table_files,
+            self.table_size,
+            self.file_data,
+            self.socket_sock,
+            self.socket_type,
+        ]
+        .iter()
+        .all(|offset| *offset != ABSENT)
+    }
 }
 
 // SAFETY: Offsets is repr(C), made of u32 alone, without padding; every bit pattern is valid.

@@ -5,7 +5,9 @@
 //! the current task leads: the run queue. BTF tells how far apart the two are. Other architectures
 //! keep it in the task. Kernels with PREEMPT_RT do not count softirqs there, and nothing is told.
 
-use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_comm, bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_task_pt_regs,
+};
 use tracer_common::event::flags;
 use tracer_common::layout::ABSENT;
 
@@ -49,6 +51,23 @@ pub fn sending() -> u16 {
         flags::IN_SEND
     } else {
         0
+    }
+}
+
+/// Writes the current thread's name and its process's, NUL-padded.
+///
+/// # Safety
+/// Both point to places of that size.
+#[inline(always)]
+pub unsafe fn write_names(comm: *mut [u8; 16], name: *mut [u8; 16]) {
+    // SAFETY: by the caller's promise; the helpers write what they are told, and the task's pointer
+    // is typed.
+    unsafe {
+        bpf_get_current_comm(comm.cast(), 16);
+        let task = bpf_get_current_task_btf() as *const u8;
+        let leader: u64 = load(task, constant!(OFFSETS.task_leader));
+        let leaders = leader + u64::from(constant!(OFFSETS.task_comm));
+        bpf_probe_read_kernel(name.cast(), 16, leaders as *const _);
     }
 }
 

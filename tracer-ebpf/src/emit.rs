@@ -105,9 +105,12 @@ fn hook(kind: Kind) -> Option<Hook> {
         Kind::ResetReceived => Some(Hook::ResetReceived),
         Kind::ResetSent => Some(Hook::ResetSent),
         Kind::Segment => Some(Hook::Segment),
-        Kind::Task | Kind::TimerStart | Kind::TimerCancel | Kind::TimerExpire | Kind::Schedule => {
-            None
-        }
+        Kind::Task
+        | Kind::TimerStart
+        | Kind::TimerCancel
+        | Kind::TimerExpire
+        | Kind::Schedule
+        | Kind::CallFailed => None,
     }
 }
 

@@ -17,6 +17,7 @@
 )]
 #![feature(asm_experimental_arch, core_intrinsics)]
 
+mod calls;
 mod context;
 mod emit;
 mod learn;
@@ -27,8 +28,8 @@ mod state;
 mod timewait;
 mod twice;
 
-use aya_ebpf::macros::{btf_tracepoint, fexit};
-use aya_ebpf::programs::{BtfTracePointContext, FExitContext};
+use aya_ebpf::macros::{btf_tracepoint, fexit, tracepoint};
+use aya_ebpf::programs::{BtfTracePointContext, FExitContext, TracePointContext};
 
 use crate::twice::Pass;
 
@@ -121,6 +122,42 @@ pub fn free_segment_2(ctx: BtfTracePointContext) -> i32 {
 #[fexit(function = "__inet_twsk_schedule")]
 pub fn schedule(ctx: FExitContext) -> i32 {
     timewait::on_schedule(&ctx);
+    0
+}
+
+/// connect() has failed. None of these can be interrupted by itself: they run as a system call
+/// returns.
+#[tracepoint(category = "syscalls", name = "sys_exit_connect")]
+pub fn connect_exit(ctx: TracePointContext) -> u32 {
+    calls::on_exit(&ctx, tracer_common::event::calls::CONNECT);
+    0
+}
+
+/// bind() has failed.
+#[tracepoint(category = "syscalls", name = "sys_exit_bind")]
+pub fn bind_exit(ctx: TracePointContext) -> u32 {
+    calls::on_exit(&ctx, tracer_common::event::calls::BIND);
+    0
+}
+
+/// socket() has failed for want of something.
+#[tracepoint(category = "syscalls", name = "sys_exit_socket")]
+pub fn socket_exit(ctx: TracePointContext) -> u32 {
+    calls::on_exit(&ctx, tracer_common::event::calls::SOCKET);
+    0
+}
+
+/// accept() has failed for want of something.
+#[tracepoint(category = "syscalls", name = "sys_exit_accept")]
+pub fn accept_exit(ctx: TracePointContext) -> u32 {
+    calls::on_exit(&ctx, tracer_common::event::calls::ACCEPT);
+    0
+}
+
+/// accept4() has failed for want of something.
+#[tracepoint(category = "syscalls", name = "sys_exit_accept4")]
+pub fn accept4_exit(ctx: TracePointContext) -> u32 {
+    calls::on_exit(&ctx, tracer_common::event::calls::ACCEPT);
     0
 }
 

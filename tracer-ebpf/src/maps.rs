@@ -67,6 +67,10 @@ pub static SEND_RESET_ARGUMENTS: u32 = 2;
 #[unsafe(no_mangle)]
 pub static REPAIR_MASK: u8 = 0;
 
+/// The bit of `tstamp_ok` in its byte.
+#[unsafe(no_mangle)]
+pub static TIMESTAMPS_MASK: u8 = 0;
+
 /// The bit of SOCK_BINDPORT_LOCK (bind() chose the port) in `sk_userlocks`'s byte.
 #[unsafe(no_mangle)]
 pub static PORT_LOCK_MASK: u8 = 0;

@@ -14,6 +14,8 @@ use tracer_common::layout::ABSENT;
 
 use crate::maps::constant;
 
+/// AF_INET.
+pub const AF_INET: u16 = 2;
 /// AF_INET6.
 pub const AF_INET6: u16 = 10;
 /// IPPROTO_TCP.

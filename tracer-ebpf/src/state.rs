@@ -3,9 +3,6 @@
 use core::ptr::addr_of_mut;
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use aya_ebpf::helpers::generated::{
-    bpf_get_current_comm, bpf_get_current_task_btf, bpf_probe_read_kernel,
-};
 use aya_ebpf::programs::BtfTracePointContext;
 use aya_log_ebpf::debug;
 use tracer_common::event::{Close, CloseFacts, Hook, Kind, Task, Transition, V4, V6, flags, marks};
@@ -232,6 +229,9 @@ fn close_marks(sock: Sock, tcp: Tcp) -> u16 {
     if tcp.load::<u8>(constant!(OFFSETS.repair)) & constant!(REPAIR_MASK) != 0 {
         bits |= marks::REPAIR;
     }
+    if tcp.load::<u8>(constant!(OFFSETS.timestamps)) & constant!(TIMESTAMPS_MASK) != 0 {
+        bits |= marks::TIMESTAMPS;
+    }
     if tcp.load::<u32>(constant!(OFFSETS.snd_una)) == tcp.load::<u32>(constant!(OFFSETS.write_seq))
     {
         bits |= marks::ALL_ACKED;
@@ -309,11 +309,7 @@ fn emit_task(subject: Subject, change: &Change) {
                 (*record).new = change.new;
                 (*record).padding = 0;
                 (*record).cgroup = cgroup(change.sock);
-                bpf_get_current_comm(addr_of_mut!((*record).comm).cast(), 16);
-                let task = bpf_get_current_task_btf() as *const u8;
-                let leader: u64 = load(task, constant!(OFFSETS.task_leader));
-                let comm = leader + u64::from(constant!(OFFSETS.task_comm));
-                bpf_probe_read_kernel(addr_of_mut!((*record).name).cast(), 16, comm as *const _);
+                context::write_names(addr_of_mut!((*record).comm), addr_of_mut!((*record).name));
             }
         },
     );

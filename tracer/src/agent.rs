@@ -9,15 +9,19 @@ use bytes::BytesMut;
 use tokio::select;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config::WatchConfig;
+use crate::attribution::Resolver;
+use crate::config::{DiagnoseConfig, WatchConfig};
 use crate::consumer::Consumer;
 use crate::decode;
+use crate::diagnosis::{self, Report, rules};
+use crate::filter::Filter;
 use crate::host;
 use crate::inventory::Inventories;
 use crate::output::{Format, Summary, Terminal, Writer};
 use crate::pipeline::Pipeline;
 use crate::probes::{Probes, Settings, only_adds_precision};
 use crate::reader::{Batch, Reader};
+use crate::readings::Readings;
 use crate::sink::Sink;
 use crate::stream::{ProbeState, Skipped, StreamRecord, Sweep};
 use crate::time::Timestamp;
@@ -32,42 +36,106 @@ const ACCOUNTS: Duration = Duration::from_secs(1);
 /// # Errors
 /// Where nothing can be traced, or stdout cannot be written.
 pub async fn watch(config: WatchConfig) -> anyhow::Result<Option<Summary>> {
-    let mut signals = Signals::new().context("failed to listen for signals")?;
-    let settings = Settings {
-        without: &config.without,
-        ..Settings::new(object::object(), config.buffer.bytes())
-    };
-    let (probes, ring) = Probes::attach(&settings)?;
-    tell_what_is_lost(&probes);
-    let reader = Reader::new(ring).context("failed to map the ring buffer")?;
-    let sink = Sink::stdout().context("failed to start writing stdout")?;
-    let started = clock::monotonic();
-    let mut out = BytesMut::new();
     let writer = Writer::new(
         config.format,
         Terminal::stdout(config.color),
         config.transitions,
     );
+    let plan = Plan {
+        settings: Settings {
+            without: &config.without,
+            calls: config.calls,
+            ..Settings::new(object::object(), config.buffer.bytes())
+        },
+        filter: config.filter,
+        transitions: config.transitions,
+        duration: config.duration,
+        // NDJSON has lines of its own for it.
+        tells_skips: config.format == Format::Table,
+        greeting: None,
+    };
+    let outcome = trace(&plan, writer).await?;
+    Ok(outcome.map(|(summary, _)| summary))
+}
+
+/// `tracer diagnose`: traces until the time is over, a signal comes, or the diagnosis is certain.
+/// `None`: nobody reads any more.
+///
+/// # Errors
+/// Where nothing can be traced.
+pub async fn diagnose(config: DiagnoseConfig) -> anyhow::Result<Option<Report>> {
+    let watch = diagnosis::Watch::new(rules::all(), config.until_certain, config.filter);
+    let plan = Plan {
+        settings: Settings {
+            without: &config.without,
+            calls: true,
+            ..Settings::new(object::object(), config.buffer.bytes())
+        },
+        // The account of ports sees everything; findings are chosen from at the end.
+        filter: Filter::default(),
+        transitions: false,
+        duration: Some(config.duration),
+        // The report says it.
+        tells_skips: false,
+        greeting: Some(match config.until_certain {
+            true => "watching until something is certain",
+            false => "watching",
+        }),
+    };
+    let outcome = trace(&plan, watch).await?;
+    Ok(outcome.map(|(_, watch)| watch.into_report()))
+}
+
+/// What a run of the one loop is to do.
+struct Plan<'a> {
+    settings: Settings<'a>,
+    filter: Filter,
+    transitions: bool,
+    duration: Option<Duration>,
+    /// What a sweep could not look at is told on stderr.
+    tells_skips: bool,
+    /// What is said on stderr once the probes are attached.
+    greeting: Option<&'static str>,
+}
+
+/// Traces for `consumer`, and gives it back with the account. `None`: stdout was closed.
+async fn trace<C: Consumer>(plan: &Plan<'_>, consumer: C) -> anyhow::Result<Option<(Summary, C)>> {
+    let mut signals = Signals::new().context("failed to listen for signals")?;
+    let (probes, ring) = Probes::attach(&plan.settings)?;
+    tell_what_is_lost(&probes);
+    let reader = Reader::new(ring).context("failed to map the ring buffer")?;
+    let sink = Sink::stdout().context("failed to start writing stdout")?;
+    let started = clock::monotonic();
+    let mut out = BytesMut::new();
     let pipeline = Pipeline::new(
         &host::meta(probes.reports()),
         started,
         clock::wall_offset(),
-        config.filter,
-        writer,
-        config.transitions,
+        plan.filter.clone(),
+        consumer,
+        plan.transitions,
         &mut out,
     );
     let mut session = Session {
         probes,
         reader,
+        resolver: Resolver::new(),
         inventories: Inventories::new(started),
+        readings: C::WANTS_READINGS.then(|| Readings::new(started)),
         pipeline,
-        // NDJSON has a line of its own for it.
-        skips_told: (config.format == Format::Table).then(Vec::new),
+        skips_told: plan.tells_skips.then(Vec::new),
         sink,
         out,
     };
-    let end = config.duration.map(|duration| started + duration);
+    if let (Some(greeting), Some(duration)) = (plan.greeting, plan.duration) {
+        // Stderr may be closed; that is no reason not to trace.
+        let _ = writeln!(
+            io::stderr(),
+            "tracer: {greeting}, for {} s at most; Ctrl-C reports at once",
+            duration.as_secs_f32()
+        );
+    }
+    let end = plan.duration.map(|duration| started + duration);
     if session.run(&mut signals, end).await? == Stopped::Unread {
         session
             .sink
@@ -142,7 +210,10 @@ enum Stopped {
 struct Session<C> {
     probes: Probes,
     reader: Reader,
+    resolver: Resolver,
     inventories: Inventories,
+    /// Where somebody wants them.
+    readings: Option<Readings>,
     pipeline: Pipeline<C>,
     /// `None`: what a sweep skipped is not for stderr.
     skips_told: Option<Vec<Skipped>>,
@@ -169,6 +240,7 @@ impl<C: Consumer> Session<C> {
             let due = [
                 self.pipeline.poll_timeout(),
                 self.inventories.poll_timeout(),
+                self.readings.as_ref().and_then(Readings::poll_timeout),
                 end,
             ];
             let deadline = due.into_iter().flatten().fold(accounts_due, Timestamp::min);
@@ -180,12 +252,16 @@ impl<C: Consumer> Session<C> {
                 },
                 () = self.sink.closed() => return Ok(Stopped::Unread),
                 () = self.inventories.next() => {}
+                () = next_reading(&mut self.readings) => {}
                 batch = self.reader.next_batch(Some(deadline)) => {
                     self.feed(batch.context("failed to read the ring buffer")?);
                 }
             }
             let now = clock::monotonic();
             self.inventories.handle_timeout(now);
+            if let Some(readings) = &mut self.readings {
+                readings.handle_timeout(now);
+            }
             if now >= accounts_due {
                 accounts_due = now + ACCOUNTS;
                 self.pipeline
@@ -199,7 +275,7 @@ impl<C: Consumer> Session<C> {
     }
 
     /// Stops the programs, takes what is still in the ring, and writes the last lines.
-    async fn finish(mut self, signals: &mut Signals) -> anyhow::Result<Summary> {
+    async fn finish(mut self, signals: &mut Signals) -> anyhow::Result<(Summary, C)> {
         self.probes.detach();
         // A program that was running on another processor comes to its end.
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -222,7 +298,7 @@ impl<C: Consumer> Session<C> {
         let summary = self.pipeline.finish(clock::monotonic(), &mut self.out);
         self.sink.send_last(&mut self.out).await;
         self.sink.finish().await.context("failed to write stdout")?;
-        Ok(summary)
+        Ok((summary, self.pipeline.into_consumer()))
     }
 
     fn feed(&mut self, batch: Batch) {
@@ -233,9 +309,14 @@ impl<C: Consumer> Session<C> {
         } = batch;
         while let Some(event) = decode::next_event(&mut records) {
             match event {
-                Ok(event) => self
-                    .pipeline
-                    .handle(&StreamRecord::Event(event), &mut self.out),
+                Ok(event) => {
+                    self.resolver.resolve(&event, |name| {
+                        self.pipeline
+                            .handle(&StreamRecord::Name(name), &mut self.out);
+                    });
+                    self.pipeline
+                        .handle(&StreamRecord::Event(event), &mut self.out);
+                }
                 Err(error) => {
                     self.pipeline.handle_undecodable();
                     tracing::error!("failed to decode a record of the ring buffer: {error}");
@@ -250,12 +331,22 @@ impl<C: Consumer> Session<C> {
             self.pipeline
                 .handle(&StreamRecord::Watermark(now), &mut self.out);
             self.feed_inventory(now);
+            if let Some(record) = self.readings.as_mut().and_then(|it| it.release(now)) {
+                self.pipeline.handle(&record, &mut self.out);
+            }
         }
     }
 
     /// Feeds what a sweep has brought, once no event of its time is still to come.
     fn feed_inventory(&mut self, watermark: Timestamp) {
         if let Some(record) = self.inventories.release(watermark) {
+            if let StreamRecord::Inventory(inventory) = &record {
+                self.resolver
+                    .resolve_inventory(inventory, watermark, |name| {
+                        self.pipeline
+                            .handle(&StreamRecord::Name(name), &mut self.out);
+                    });
+            }
             self.pipeline.handle(&record, &mut self.out);
             if let (StreamRecord::Swept(sweep), Some(told)) = (&record, &mut self.skips_told) {
                 tell_what_was_skipped(sweep, told);
@@ -275,6 +366,14 @@ impl<C: Consumer> Session<C> {
         self.inventories
             .handle_losses(self.pipeline.losses(), read_at);
         Ok(())
+    }
+}
+
+/// Waits for the next result of the round that runs, where there are rounds. Cancel safe.
+async fn next_reading(readings: &mut Option<Readings>) {
+    match readings {
+        Some(readings) => readings.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -84,6 +84,8 @@ pub struct Layout {
     pub offsets: Offsets,
     /// The bit of `tcp_sock.repair` in its byte.
     pub repair_mask: u8,
+    /// The bit of `tcp_sock.rx_opt.tstamp_ok` in its byte.
+    pub timestamps_mask: u8,
     /// The bit of SOCK_BINDPORT_LOCK in the byte of `sock.sk_userlocks`.
     pub port_lock_mask: u8,
     /// Bytes from a processor's run queue to its count of contexts; 0: the kernel does not tell.
@@ -182,6 +184,7 @@ impl KernelBtf {
             run_queue_to_preempt_count,
             offsets,
             repair_mask: self.mask("tcp_sock", "repair", 1)?,
+            timestamps_mask: self.mask("tcp_sock", "rx_opt.tstamp_ok", 1)?,
             port_lock_mask: self.mask("sock", "sk_userlocks", 8)?,
         })
     }

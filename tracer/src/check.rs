@@ -11,7 +11,7 @@ use crate::decode;
 use crate::fdinfo::ProgramStatistics;
 use crate::host;
 use crate::output::check::{Capability, CheckReport, Cost, ProgramCost, Verdict};
-use crate::probes::{Probes, Ring, Settings, only_adds_precision};
+use crate::probes::{Probes, Ring, Settings, only_adds_precision, tells_calls};
 use crate::reader::Reader;
 use crate::stream::{Body, ProbeState};
 use crate::{clock, object};
@@ -45,7 +45,11 @@ const CAPABILITIES: [(u32, &str, &str); 4] = [
 /// Where the measuring of costs fails half-way.
 pub async fn check(config: CheckConfig) -> anyhow::Result<CheckReport> {
     let mut report = facts();
-    match Probes::attach(&Settings::new(object::object(), BUFFER)) {
+    let settings = Settings {
+        calls: true,
+        ..Settings::new(object::object(), BUFFER)
+    };
+    match Probes::attach(&settings) {
         Ok((probes, ring)) => {
             report.probes = probes.reports().to_vec();
             report.verdict = verdict(&report);
@@ -69,7 +73,9 @@ fn facts() -> CheckReport {
             Ok(_) => Ok(VMLINUX.to_owned()),
             Err(error) => Err(format!("{VMLINUX}: {error}")),
         },
-        tracefs: host::tracefs().ok_or_else(|| "not mounted; not needed".to_owned()),
+        tracefs: host::tracefs().ok_or_else(|| {
+            "not mounted; mounted privately for a moment where it is needed".to_owned()
+        }),
         kptr_restrict: host::kptr_restrict(),
         capabilities: CAPABILITIES
             .map(|(bit, name, purpose)| Capability {
@@ -85,12 +91,13 @@ fn facts() -> CheckReport {
     }
 }
 
+/// How much `watch` can see. It tells failed calls only where that is asked for.
 fn verdict(report: &CheckReport) -> Verdict {
-    if report
-        .probes
-        .iter()
-        .all(|probe| probe.state == ProbeState::Attached || only_adds_precision(probe.name))
-    {
+    if report.probes.iter().all(|probe| {
+        probe.state == ProbeState::Attached
+            || only_adds_precision(probe.name)
+            || tells_calls(probe.name)
+    }) {
         Verdict::Full
     } else {
         Verdict::Degraded

@@ -7,7 +7,7 @@ use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config::{BufferSize, Span};
-use crate::filter::Network;
+use crate::filter::{CgroupPath, Network};
 use crate::probes::{Dispensable, Indispensable};
 use crate::record::{CloseKind, UnknownName};
 
@@ -38,6 +38,12 @@ pub enum Command {
     /// network namespace, source address, destination address and port.
     #[command(after_help = PORTS_EXAMPLES)]
     Ports(PortsArgs),
+    /// Tell what is wrong with this host's connections, who does it, and what to change.
+    ///
+    /// Watches until something is certain, for 30 seconds at most, and looks at the sockets that are
+    /// there already: it is made to be started when connections fail.
+    #[command(after_help = DIAGNOSE_EXIT)]
+    Diagnose(DiagnoseArgs),
     /// Tell what this host supports: kernel, BTF, probes, capabilities.
     #[command(after_help = CHECK_EXIT)]
     Check(CheckArgs),
@@ -61,6 +67,12 @@ pub struct WatchArgs {
     /// In place of the closes in the table; beside them with --json.
     #[arg(long, env = "TRACER_TRANSITIONS", value_parser = FalseyValueParser::new())]
     pub transitions: bool,
+    /// Tell failed connect(), bind(), socket() and accept() calls too.
+    ///
+    /// Each with its errno and its task: a connect() that finds no route never reaches TCP and has
+    /// no close. While it runs, every system call on the host takes a little longer.
+    #[arg(long, env = "TRACER_CALLS", value_parser = FalseyValueParser::new())]
+    pub calls: bool,
     /// Write NDJSON: one object a line.
     ///
     /// The first line is of type meta, the last of type summary.
@@ -108,6 +120,57 @@ pub struct WatchArgs {
     pub filter: FilterArgs,
 }
 
+/// `tracer diagnose`.
+#[derive(Debug, Args)]
+pub struct DiagnoseArgs {
+    /// Show what each finding rests on, and all of the advice.
+    #[arg(long, short, env = "TRACER_VERBOSE", value_parser = FalseyValueParser::new())]
+    pub verbose: bool,
+    /// Write one JSON object.
+    #[arg(long, env = "TRACER_JSON", value_parser = FalseyValueParser::new())]
+    pub json: bool,
+    /// Watch for just this time.
+    ///
+    /// Such as 10s or 2m. Without it: until something is certain, for 30s at most.
+    #[arg(long, value_name = "TIME", env = "TRACER_DURATION")]
+    pub duration: Option<Span>,
+    /// Size of the kernel's ring buffer.
+    ///
+    /// A power of two from 256KiB to 1GiB. What finds no room there is lost, counted and told.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "TRACER_BUFFER",
+        default_value = "32MiB"
+    )]
+    pub buffer: BufferSize,
+    /// Leave these probes out.
+    ///
+    /// Named as `tracer check` names them; what is lost by it is told. set_state cannot be left out.
+    #[arg(
+        long,
+        value_name = "PROBE",
+        env = "TRACER_WITHOUT",
+        value_delimiter = ',',
+        value_parser = dispensable_probe()
+    )]
+    pub without: Vec<Dispensable>,
+    /// When to colour the report.
+    ///
+    /// auto: on a terminal, unless NO_COLOR is set.
+    #[arg(
+        long,
+        value_name = "WHEN",
+        env = "TRACER_COLOR",
+        default_value = "auto",
+        value_enum
+    )]
+    pub color: ColorChoice,
+    /// Which findings to show.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+}
+
 /// The filters, the same everywhere.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Filters (values are alternatives; filters must all hold)")]
@@ -132,6 +195,17 @@ pub struct FilterArgs {
         value_delimiter = ','
     )]
     pub netns: Vec<String>,
+    /// Only connections of this control group and those below it.
+    ///
+    /// By its path, such as /system.slice/nginx.service. One whose group is not known is not shown;
+    /// of transitions that is so until its process has acted.
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "TRACER_CGROUP",
+        value_delimiter = ','
+    )]
+    pub cgroup: Vec<CgroupPath>,
     /// Only connections that a thread or process of this name opened or closed.
     ///
     /// The kernel keeps the first 15 bytes of a name; so does this. Of transitions, those that the
@@ -258,6 +332,7 @@ Examples:
   tracer watch --port 3306             who closes connections to the database, and how
   tracer watch --kind reset_sent,reset_received
   tracer ports                         who uses up the ephemeral ports, and how many are left
+  tracer diagnose                      what is wrong, who does it, what to change
   tracer check                         what can be seen on this host
 
 Root is needed, or the capabilities that `tracer check` names.";
@@ -285,6 +360,19 @@ Without root: this network namespace alone, and no names of other users' program
 Exit status:
   0  looked; what could not be looked at is on stderr
   2  could not run, or the command line is wrong";
+
+const DIAGNOSE_EXIT: &str = "\
+Examples:
+  tracer diagnose                      at once, when connections fail
+  tracer diagnose --verbose            with the evidence and all of the advice
+  tracer diagnose --peer 10.0.0.9 --port 3306 --duration 1m
+
+Exit status:
+  0  healthy: no error was found, and nothing stood in the way of finding one
+  1  a finding of severity error
+  2  could not run, or the command line is wrong
+  3  inconclusive: no error was found, but a probe is missing, events were lost, or too little
+     was to be seen";
 
 const CHECK_EXIT: &str = "\
 Exit status:

@@ -6,14 +6,14 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use jiff::fmt::friendly::SpanParser;
 
-use crate::cli::{CheckArgs, FilterArgs, PortsArgs, RouteFilterArgs, WatchArgs};
+use crate::cli::{CheckArgs, DiagnoseArgs, FilterArgs, PortsArgs, RouteFilterArgs, WatchArgs};
 use crate::filter::{Comm, Filter};
 use crate::output::Format;
 use crate::probes::Dispensable;
 
-mod netns;
+pub(crate) mod netns;
 
-pub use netns::{NetnsError, names};
+pub use netns::NetnsError;
 
 /// What was asked for cannot be had on this host.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +37,8 @@ pub struct WatchConfig {
     pub format: Format,
     /// Whether every transition is shown.
     pub transitions: bool,
+    /// Whether failed system calls are told.
+    pub calls: bool,
     /// How long; `None`: until a signal.
     pub duration: Option<Duration>,
     /// Size of the ring buffer.
@@ -55,7 +57,52 @@ impl TryFrom<WatchArgs> for WatchConfig {
             filter: args.filter.try_into()?,
             format: format(args.json),
             transitions: args.transitions,
+            calls: args.calls,
             duration: args.duration.map(|Span(duration)| duration),
+            buffer: args.buffer,
+            without: args.without,
+            color: args.color,
+        })
+    }
+}
+
+/// `tracer diagnose`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiagnoseConfig {
+    /// Which findings to show.
+    pub filter: Filter,
+    /// How to write the report; a table stands for text.
+    pub format: Format,
+    /// Whether to show what findings rest on, and all of the advice.
+    pub verbose: bool,
+    /// How long at most.
+    pub duration: Duration,
+    /// It ends as soon as something is certain.
+    pub until_certain: bool,
+    /// Size of the ring buffer.
+    pub buffer: BufferSize,
+    /// Probes to leave out.
+    pub without: Vec<Dispensable>,
+    /// Whether to colour.
+    pub color: clap::ColorChoice,
+}
+
+impl DiagnoseConfig {
+    /// How long a diagnosis takes at most where nobody says otherwise.
+    const DURATION: Duration = Duration::from_secs(30);
+}
+
+impl TryFrom<DiagnoseArgs> for DiagnoseConfig {
+    type Error = ConfigError;
+
+    fn try_from(args: DiagnoseArgs) -> Result<Self, ConfigError> {
+        let duration = args.duration.map(|Span(duration)| duration);
+        Ok(Self {
+            filter: args.filter.try_into()?,
+            format: format(args.json),
+            verbose: args.verbose,
+            duration: duration.unwrap_or(Self::DURATION),
+            until_certain: duration.is_none(),
             buffer: args.buffer,
             without: args.without,
             color: args.color,
@@ -138,6 +185,7 @@ impl TryFrom<FilterArgs> for Filter {
                 .into_iter()
                 .map(inode)
                 .collect::<Result<_, _>>()?,
+            cgroups: args.cgroup,
             comms: args.comm.iter().map(|name| Comm::from(&**name)).collect(),
             kinds: args.kind,
         })

@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use crate::output::{Loss, Summary};
 use crate::record::holding::HoldingChange;
 use crate::record::{Call, Record, TransitionRow};
-use crate::stream::{Meta, Name, NamespaceReading, Sweep};
+use crate::stream::{Inventory, Meta, Name, NamespaceReading, Sweep};
 use crate::time::{Timestamp, WallOffset};
 
 /// The end of the pipeline. Text for stdout is appended to `out`; what a consumer does not want it
@@ -13,6 +13,9 @@ use crate::time::{Timestamp, WallOffset};
 pub trait Consumer {
     /// Whether it wants [`Self::holding`].
     const WANTS_HOLDINGS: bool = false;
+
+    /// Whether it wants [`Self::namespace`].
+    const WANTS_READINGS: bool = false;
 
     /// What comes first, once.
     fn meta(&mut self, meta: &Meta, started: Timestamp, wall: WallOffset, out: &mut BytesMut);
@@ -30,10 +33,13 @@ pub trait Consumer {
     fn holding(&mut self, _change: &HoldingChange) {}
 
     /// A system call failed.
-    fn call(&mut self, _call: &Call) {}
+    fn call(&mut self, _call: &Call, _wall: WallOffset, _out: &mut BytesMut) {}
 
     /// What something is called.
     fn name(&mut self, _name: &Name) {}
+
+    /// Which sockets a network namespace held.
+    fn inventory(&mut self, _inventory: &Inventory) {}
 
     /// The settings and counters of a network namespace.
     fn namespace(&mut self, _reading: &NamespaceReading) {}

@@ -1,12 +1,12 @@
 //! From the ring's bytes to [`Event`]s.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bytes::{Buf, Bytes};
-use tracer_common::event::{CloseFacts, Header, Kind};
+use tracer_common::event::{CloseFacts, Header, Kind, calls};
 use tracer_common::tcp::{Endpoint, Flow, TcpState};
 
-use crate::stream::{Body, Event, Minisocket, Socket, Task};
+use crate::stream::{Body, Call, Event, FailedCall, Minisocket, Socket, Task};
 use crate::time::Timestamp;
 
 /// Why a record could not be decoded. The rest of the batch is still good where the length is.
@@ -37,6 +37,9 @@ pub enum DecodeError {
     /// A family that is neither 4 nor 6.
     #[error("a record has the unknown address family {0}")]
     UnknownFamily(u8),
+    /// A system call of a later version.
+    #[error("a record has the unknown system call {0}")]
+    UnknownCall(u8),
 }
 
 const HEADER: usize = size_of::<Header>();
@@ -81,6 +84,7 @@ fn event(record: &mut impl Buf, kind: u8, family: u8) -> Result<Event, DecodeErr
             | Kind::Segment
             | Kind::Schedule => 48,
             Kind::ResetReceived | Kind::ResetSent => 32,
+            Kind::CallFailed => 88,
         };
     if record.remaining() < fields {
         return Err(DecodeError::Short {
@@ -106,6 +110,7 @@ fn event(record: &mut impl Buf, kind: u8, family: u8) -> Result<Event, DecodeErr
         | Kind::TimerExpire
         | Kind::Segment
         | Kind::Schedule => minisocket(record, kind, family)?,
+        Kind::CallFailed => failed_call(record, family)?,
     };
     let socket = Socket {
         address,
@@ -242,6 +247,51 @@ fn reset(record: &mut impl Buf, kind: Kind, family: u8) -> (Flow, Body) {
         }
     };
     (addresses(record, family, local, peer), body)
+}
+
+fn failed_call(record: &mut impl Buf, family: u8) -> Result<(Flow, Body), DecodeError> {
+    let (pid, tid) = (record.get_u32_ne(), record.get_u32_ne());
+    let errno = record.get_u16_ne();
+    let call = match record.get_u8() {
+        calls::CONNECT => Call::Connect,
+        calls::BIND => Call::Bind,
+        calls::SOCKET => Call::Socket,
+        calls::ACCEPT => Call::Accept,
+        other => return Err(DecodeError::UnknownCall(other)),
+    };
+    let state = match record.get_u8() {
+        0 => None,
+        number => Some(state(number)?),
+    };
+    let asked_family = record.get_u8();
+    record.advance(1);
+    let asked_port = record.get_u16_ne();
+    let (local, peer) = (record.get_u16_ne(), record.get_u16_ne());
+    record.advance(4);
+    let (mut asked, mut comm, mut name) = ([0; 16], [0; 16], [0; 16]);
+    record.copy_to_slice(&mut asked);
+    record.copy_to_slice(&mut comm);
+    record.copy_to_slice(&mut name);
+    let asked: Option<IpAddr> = match asked_family {
+        0 => None,
+        4 => Some(Ipv4Addr::new(asked[0], asked[1], asked[2], asked[3]).into()),
+        6 => Some(Ipv6Addr::from(asked).to_canonical()),
+        other => return Err(DecodeError::UnknownFamily(other)),
+    };
+    let failed = FailedCall {
+        call,
+        errno,
+        address: asked.map(|address| SocketAddr::new(address, asked_port)),
+        state,
+        pid,
+        tid,
+        comm,
+        name,
+    };
+    Ok((
+        addresses(record, family, local, peer),
+        Body::CallFailed(failed),
+    ))
 }
 
 /// Ports, then addresses.

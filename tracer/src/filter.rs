@@ -2,13 +2,15 @@
 //!
 //! The values of one filter are alternatives; the filters themselves must all hold.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net};
 use tracer_common::tcp::{Endpoint, Flow, TcpState};
 
-use crate::record::{CloseKind, Process, Record, TransitionRow};
+use crate::attribution::{Group, Names};
+use crate::record::{Call, CloseKind, Process, Record, TransitionRow};
+use crate::stream;
 
 /// What to show; an empty list lets everything pass.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub struct Filter {
     pub peer: Vec<Network>,
     /// Inodes of network namespaces.
     pub netns: Vec<u32>,
+    /// Paths of control groups, each with all that is below it.
+    pub cgroups: Vec<CgroupPath>,
     /// Names of a thread or process that opened or closed the connection.
     pub comms: Vec<Comm>,
     /// Verdicts; transitions have none and are not asked.
@@ -34,10 +38,16 @@ impl Filter {
         *self == Self::default()
     }
 
-    /// Whether `record` is shown. It is decided on what is known: what was never seen is in no
-    /// network and is no port.
+    /// Whether it asks for something that only [`Names`] tell.
     #[must_use]
-    pub fn matches_record(&self, record: &Record) -> bool {
+    pub fn needs_names(&self) -> bool {
+        !self.cgroups.is_empty()
+    }
+
+    /// Whether `record` is shown. It is decided on what is known: what was never seen is in no
+    /// network, is no port and belongs to no control group.
+    #[must_use]
+    pub fn matches_record(&self, record: &Record, names: &Names) -> bool {
         let Flow { local, peer } = record.flow;
         passes(&self.kinds, |kind| *kind == record.close.kind)
             && passes(&self.netns, |inode| *inode == record.netns)
@@ -46,6 +56,9 @@ impl Filter {
             && passes(&self.peer, |network| network.contains(peer.address))
             && passes(&self.comms, |comm| {
                 comm.names(&record.opener) || comm.names(&record.closer)
+            })
+            && passes(&self.cgroups, |path| {
+                names.group_of(record).is_some_and(|group| path.has(group))
             })
     }
 
@@ -67,9 +80,9 @@ impl Filter {
     }
 
     /// Whether `row` is shown. A port or address that is not known yet passes, since it may turn
-    /// out to be the one asked for; a listener has no peer that could.
+    /// out to be the one asked for; a listener has no peer that could. A control group must be known.
     #[must_use]
-    pub fn matches_transition(&self, row: &TransitionRow) -> bool {
+    pub fn matches_transition(&self, row: &TransitionRow, names: &Names) -> bool {
         let Flow { local, peer } = row.flow;
         let has_peer =
             row.to != TcpState::Listen && (row.from, row.to) != (TcpState::Listen, TcpState::Close);
@@ -85,8 +98,70 @@ impl Filter {
             && passes(&self.local, |network| may_be_in(local, network))
             && passes(&self.peer, |network| has_peer && may_be_in(peer, network))
             && passes(&self.comms, |comm| comm.names(&row.process))
+            && passes(&self.cgroups, |path| {
+                let group = names.group(row.cgroup_id, &[row.process.pid]);
+                group.is_some_and(|group| path.has(group))
+            })
+    }
+
+    /// Whether `call` is shown. As with transitions, what is not known passes: a socket() that
+    /// failed has no namespace, port or address.
+    #[must_use]
+    pub fn matches_call(&self, call: &Call) -> bool {
+        let Flow { local, peer } = call.flow;
+        let asked = call.failed.address.map_or(UNKNOWN_END, |asked| Endpoint {
+            address: asked.ip(),
+            port: asked.port(),
+        });
+        let (local, peer) = match call.failed.call {
+            stream::Call::Connect => (local, asked),
+            stream::Call::Bind => (asked, peer),
+            stream::Call::Socket | stream::Call::Accept => (local, peer),
+        };
+        let may_be_in = |end: Endpoint, net: &Network| {
+            end.address.is_unspecified() || net.contains(end.address)
+        };
+
+        passes(&self.netns, |inode| call.netns == 0 || *inode == call.netns)
+            && passes(&self.ports, |port| {
+                [local.port, peer.port].contains(port) || (local.port, peer.port) == (0, 0)
+            })
+            && passes(&self.local, |network| may_be_in(local, network))
+            && passes(&self.peer, |network| may_be_in(peer, network))
+            && passes(&self.comms, |comm| {
+                [&call.failed.comm, &call.failed.name]
+                    .into_iter()
+                    .any(|name| until_nul(name) == comm.0)
+            })
+    }
+
+    /// Whether something is shown that has these ends, as far as it has any: an address and a port
+    /// each. Kinds of closes are not asked for.
+    #[must_use]
+    pub fn matches_ends(
+        &self,
+        netns: Option<u32>,
+        local: (Option<IpAddr>, Option<u16>),
+        peer: (Option<IpAddr>, Option<u16>),
+        name: Option<[u8; 16]>,
+    ) -> bool {
+        let process = Process {
+            name,
+            ..Process::default()
+        };
+        let is_in = |net: &Network, end: Option<IpAddr>| end.is_some_and(|end| net.contains(end));
+        passes(&self.netns, |inode| Some(*inode) == netns)
+            && passes(&self.ports, |port| [local.1, peer.1].contains(&Some(*port)))
+            && passes(&self.local, |network| is_in(network, local.0))
+            && passes(&self.peer, |network| is_in(network, peer.0))
+            && passes(&self.comms, |comm| comm.names(&process))
     }
 }
+
+const UNKNOWN_END: Endpoint = Endpoint {
+    address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    port: 0,
+};
 
 fn passes<T>(wanted: &[T], is: impl Fn(&T) -> bool) -> bool {
     wanted.is_empty() || wanted.iter().any(is)
@@ -154,6 +229,34 @@ impl From<&str> for Comm {
     }
 }
 
+/// The path of a control group, which stands for the groups below it too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CgroupPath(String);
+
+impl CgroupPath {
+    fn has(&self, group: &Group) -> bool {
+        let below = group.path.strip_prefix(&*self.0);
+        below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+    }
+}
+
+/// The text is not the path of a control group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected a path below the hierarchy's root, such as /system.slice/nginx.service")]
+pub struct InvalidCgroupPath;
+
+impl FromStr for CgroupPath {
+    type Err = InvalidCgroupPath;
+
+    /// A slash at the end says nothing.
+    fn from_str(text: &str) -> Result<Self, InvalidCgroupPath> {
+        match text.starts_with('/') {
+            true => Ok(Self(text.trim_end_matches('/').to_owned())),
+            false => Err(InvalidCgroupPath),
+        }
+    }
+}
+
 /// The bytes of a NUL-padded name.
 pub(crate) fn until_nul(name: &[u8; 16]) -> &[u8] {
     let end = name.iter().position(|byte| *byte == 0);
@@ -193,6 +296,23 @@ mod tests {
         assert!(!contains("0.0.0.0/0", "0.0.0.0"));
         assert!(!contains("::/0", "::"));
         assert!(contains("0.0.0.0/0", "10.0.0.1"));
+    }
+
+    #[test]
+    fn a_cgroups_path_stands_for_what_is_below_it() {
+        let has = |path: &str, group: &str| {
+            let path: CgroupPath = path.parse().unwrap();
+            path.has(&Group::new(group))
+        };
+        assert!(has("/system.slice", "/system.slice"));
+        assert!(has("/system.slice", "/system.slice/nginx.service"));
+        assert!(has("/system.slice/", "/system.slice/nginx.service"));
+        assert!(!has("/system.slice/nginx", "/system.slice/nginx.service"));
+        assert!(!has("/system.slice/nginx.service", "/system.slice"));
+        assert!(has("/", "/system.slice"));
+        assert!(has("/", "/"));
+        assert_eq!("nginx".parse::<CgroupPath>(), Err(InvalidCgroupPath));
+        assert_eq!("".parse::<CgroupPath>(), Err(InvalidCgroupPath));
     }
 
     #[test]

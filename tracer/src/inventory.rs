@@ -23,6 +23,7 @@ mod answer;
 mod budget;
 mod dump;
 pub(crate) mod namespaces;
+mod owners;
 mod schedule;
 mod sweep;
 

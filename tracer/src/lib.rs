@@ -6,12 +6,15 @@
 //! kernel hooks ─> ring ─> reader ─> decode ─> stream ─> engine ─> filter ─> output ─> stdout
 //!                 probes                   ↑  └─────── pipeline ────────────┘         sink
 //! sock_diag ──────> inventory ─────────────┤
-//! /proc/sys, /proc/net ──────> readings ───┘
+//! cgroup2, /proc ─> attribution ───────────┤
+//! /proc/sys, /proc/net ─> readings ────────┘
 //! ```
 //!
 //! [`probes`] loads and attaches, [`reader`] copies the ring's records out, [`decode`] makes
 //! [`stream`] records of them; [`inventory`] adds which sockets there are, at the start and whenever
-//! events were lost; [`readings`] adds the settings and counters of each network namespace. From there on nothing knows a kernel: [`pipeline`] feeds the
+//! events were lost, [`attribution`] what the events that follow name by number is called, and
+//! [`readings`] the settings and counters of each network namespace. From there on nothing knows a
+//! kernel: [`pipeline`] feeds the
 //! [`engine`], which does no I/O and reads no clock, and writes its finished [`record`]s through an
 //! [`output`] format. [`agent`] is the one loop around all of it.
 

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use bytes::BytesMut;
 use clap::Parser as _;
 use tracer::cli::{self, Cli, Command};
-use tracer::config::{CheckConfig, PortsConfig, WatchConfig};
+use tracer::config::{CheckConfig, DiagnoseConfig, PortsConfig, WatchConfig};
 use tracer::output::Terminal;
+use tracer::output::diagnosis::{self, Style};
 use tracer::{agent, check, survey};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -48,6 +49,21 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             report.write(config.format, &terminal, config.all, &mut out);
             print(&out)?;
             Ok(ExitCode::SUCCESS)
+        }
+        Command::Diagnose(args) => {
+            let config = DiagnoseConfig::try_from(args)?;
+            let style = Style {
+                format: config.format,
+                verbose: config.verbose,
+                terminal: Terminal::stdout(config.color),
+            };
+            let Some(report) = agent::diagnose(config).await? else {
+                return Ok(ExitCode::SUCCESS);
+            };
+            let mut out = BytesMut::new();
+            diagnosis::write(&report, &style, &mut out);
+            print(&out)?;
+            Ok(report.exit_code().into())
         }
         Command::Check(args) => {
             let config = CheckConfig::from(args);

@@ -3,6 +3,7 @@
 use bytes::BytesMut;
 use tracer_common::event::Kind;
 
+use crate::attribution::Names;
 use crate::consumer::Consumer;
 use crate::engine::{self, Engine, Output};
 use crate::filter::Filter;
@@ -16,6 +17,8 @@ use crate::time::{Timestamp, WallOffset};
 pub struct Pipeline<C> {
     engine: Engine,
     filter: Filter,
+    /// What the filter asks for: empty where it needs none.
+    names: Names,
     consumer: C,
     wall: WallOffset,
     started: Timestamp,
@@ -53,6 +56,7 @@ impl<C: Consumer> Pipeline<C> {
         Self {
             engine,
             filter,
+            names: Names::default(),
             consumer,
             wall,
             started,
@@ -75,9 +79,17 @@ impl<C: Consumer> Pipeline<C> {
             }
             StreamRecord::Lost(now) => self.engine.handle_loss(*now),
             StreamRecord::Watermark(now) => self.engine.handle_timeout(*now),
-            StreamRecord::Inventory(inventory) => self.engine.handle_inventory(inventory),
+            StreamRecord::Inventory(inventory) => {
+                self.engine.handle_inventory(inventory);
+                self.consumer.inventory(inventory);
+            }
             StreamRecord::Swept(sweep) => self.handle_sweep(sweep, out),
-            StreamRecord::Name(name) => self.consumer.name(name),
+            StreamRecord::Name(name) => {
+                if self.filter.needs_names() {
+                    self.names.learn(name);
+                }
+                self.consumer.name(name);
+            }
             StreamRecord::Namespace(reading) => self.consumer.namespace(reading),
             StreamRecord::Clock(wall) => self.wall = *wall,
             StreamRecord::Account(reading) => {
@@ -118,10 +130,10 @@ impl<C: Consumer> Pipeline<C> {
         self.consumer.resize(size);
     }
 
-    /// Its consumer.
+    /// Its consumer, once the stream has ended.
     #[must_use]
-    pub const fn consumer(&self) -> &C {
-        &self.consumer
+    pub fn into_consumer(self) -> C {
+        self.consumer
     }
 
     /// The stream has ended at `now`: gives what is due, writes the last line, returns the account.
@@ -138,23 +150,28 @@ impl<C: Consumer> Pipeline<C> {
         while let Some(output) = self.engine.poll() {
             match output {
                 Output::Transition(row) => {
-                    if self.filter.matches_transition(&row) {
+                    if self.filter.matches_transition(&row, &self.names) {
                         self.consumer.transition(&row, self.wall, out);
                     }
                 }
                 Output::Close(record) => {
                     self.closed_by_kind[record.close.kind as usize] += 1;
-                    if self.filter.matches_record(&record) {
+                    if self.filter.matches_record(&record, &self.names) {
                         self.consumer.close(&record, self.wall, out);
                     }
                 }
                 Output::End(record) => {
                     self.time_waits_ended += u64::from(record.time_wait.is_some());
-                    if self.filter.matches_record(&record) {
+                    if self.filter.matches_record(&record, &self.names) {
                         self.consumer.end(&record, self.wall, out);
                     }
                 }
                 Output::Holding(change) => self.consumer.holding(&change),
+                Output::Call(call) => {
+                    if self.filter.matches_call(&call) {
+                        self.consumer.call(&call, self.wall, out);
+                    }
+                }
             }
         }
     }
@@ -208,7 +225,7 @@ impl<C: Consumer> Pipeline<C> {
             return shown;
         }
         for remaining in self.engine.remaining() {
-            if self.filter.matches_record(&remaining.record) {
+            if self.filter.matches_record(&remaining.record, &self.names) {
                 shown.open += u64::from(remaining.open);
                 shown.in_time_wait += u64::from(remaining.in_time_wait);
             }

@@ -7,7 +7,8 @@ use std::path::Path;
 use aya::maps::{Array, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::fexit::FExitLinkId;
 use aya::programs::tp_btf::BtfTracePointLinkId;
-use aya::programs::{BtfTracePoint, FExit, Program, ProgramError};
+use aya::programs::trace_point::{TracePointError, TracePointLinkId};
+use aya::programs::{BtfTracePoint, FExit, Program, ProgramError, TracePoint};
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
 use aya_log::EbpfLogger;
 use log::Log;
@@ -21,12 +22,13 @@ use crate::kallsyms;
 use crate::stream::{AccountReading, ProbeReport, ProbeState};
 
 mod table;
+mod tracefs;
 
 pub use table::{
-    Dispensable, Indispensable, RESET_PROBES, SCHEDULE_PROBE, SEGMENT_PROBE, TIMER_PROBES,
-    only_adds_precision,
+    CALL_PROBES, Dispensable, Indispensable, RESET_PROBES, SCHEDULE_PROBE, SEGMENT_PROBE,
+    TIMER_PROBES, only_adds_precision, tells_calls,
 };
-use table::{PROBES, Probe, REQUIRED, Role, Target};
+use table::{CALLS, PROBES, Probe, REQUIRED, Role, Target};
 
 /// Why tracing cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +90,11 @@ pub struct Settings<'a> {
     pub kallsyms: &'a Path,
     /// Probes to leave out. A second program on a hook never runs without its first.
     pub without: &'a [Dispensable],
+    /// Whether failed system calls are told too.
+    ///
+    /// As soon as anybody watches a tracepoint of system calls, every system call of every task
+    /// takes a slower way through the kernel: CALLS_COST
+    pub calls: bool,
 }
 
 impl<'a> Settings<'a> {
@@ -100,6 +107,7 @@ impl<'a> Settings<'a> {
             btf: Path::new(VMLINUX),
             kallsyms: Path::new(kallsyms::KALLSYMS),
             without: &[],
+            calls: false,
         }
     }
 }
@@ -117,6 +125,7 @@ pub struct Probes {
 enum Link {
     Tracepoint(BtfTracePointLinkId),
     Exit(FExitLinkId),
+    Call(TracePointLinkId),
 }
 
 /// What the reader needs of the kernel side.
@@ -149,9 +158,10 @@ impl Probes {
         let mut ebpf = load(object, &btf, settings.buffer_bytes, &constants)?;
         let mut reports = Vec::with_capacity(PROBES.len());
         let mut links = Vec::with_capacity(PROBES.len());
-        for probe in &PROBES {
+        let asked_for = |probe: &&Probe| settings.calls || probe.role != Role::Call;
+        for probe in PROBES.iter().filter(asked_for) {
             let left_out = left_out(probe, settings.without, &reports);
-            let refusal = left_out.or_else(|| refusal(probe, &kernel, &handler));
+            let refusal = left_out.or_else(|| refusal(probe, &kernel, &layout, &handler));
             let attached = match refusal {
                 Some(reason) => Err(reason),
                 None => attach(&mut ebpf, probe, &btf),
@@ -219,6 +229,7 @@ impl Probes {
                     program.detach(link)
                 }
                 (Some(Program::FExit(program)), Link::Exit(link)) => program.detach(link),
+                (Some(Program::TracePoint(program)), Link::Call(link)) => program.detach(link),
                 _ => Ok(()),
             };
             if let Err(error) = detached {
@@ -320,6 +331,7 @@ fn load(
         .btf(Some(btf))
         .override_global("OFFSETS", &constants.layout.offsets, true)
         .override_global("REPAIR_MASK", &constants.layout.repair_mask, true)
+        .override_global("TIMESTAMPS_MASK", &constants.layout.timestamps_mask, true)
         .override_global("PORT_LOCK_MASK", &constants.layout.port_lock_mask, true)
         .override_global("TW_TIMER_HANDLER", &constants.handler, true)
         .override_global(
@@ -388,6 +400,7 @@ fn left_out(probe: &Probe, without: &[Dispensable], before: &[ProbeReport]) -> O
 fn refusal(
     probe: &Probe,
     kernel: &KernelBtf,
+    layout: &Layout,
     handler: &Result<u64, HandlerError>,
 ) -> Option<String> {
     let hook = match probe.target {
@@ -399,6 +412,11 @@ fn refusal(
             return (!kernel.has_function(function, parameters)).then(|| {
                 let parameters = parameters.join(", ");
                 format!("this kernel has no function {function}({parameters})")
+            });
+        }
+        Target::Call(_) => {
+            return (!layout.offsets.lead_from_call_to_socket()).then(|| {
+                "this kernel does not tell the way from a system call to its socket".to_owned()
             });
         }
     };
@@ -431,6 +449,7 @@ fn attach(ebpf: &mut Ebpf, probe: &Probe, btf: &Btf) -> Result<Link, String> {
                 error => one_line(&error),
             })
         }
+        Target::Call(name) => tracefs::with(|| attach_to_call(program, name))?,
     }
 }
 
@@ -448,6 +467,22 @@ fn attach_to_exit(program: &mut Program, function: &str, btf: &Btf) -> Result<Li
     let program: &mut FExit = program.try_into()?;
     program.load(function, btf)?;
     program.attach().map(Link::Exit)
+}
+
+fn attach_to_call(program: &mut Program, name: &str) -> Result<Link, String> {
+    let mut attach = || {
+        let program: &mut TracePoint = program.try_into()?;
+        program.load()?;
+        program.attach(CALLS, name).map(Link::Call)
+    };
+    attach().map_err(|error| match error {
+        ProgramError::TracePointError(TracePointError::FileError { io_error, .. })
+            if io_error.kind() == io::ErrorKind::NotFound =>
+        {
+            format!("this kernel has no tracepoint {name} (CONFIG_FTRACE_SYSCALLS)")
+        }
+        error => one_line(&error),
+    })
 }
 
 /// The error without the verifier's log, which goes to our own log.
@@ -484,7 +519,7 @@ fn is_refusal(error: &EbpfError) -> bool {
     false
 }
 
-const _: () = assert!(Kind::COUNT == 11 && Hook::COUNT == 4);
+const _: () = assert!(Kind::COUNT == 12 && Hook::COUNT == 4);
 
 #[cfg(test)]
 mod tests {

@@ -403,4 +403,6 @@ pub struct TransitionRow {
     pub for_ns: Option<u64>,
     /// Who, where the task can be told.
     pub process: Process,
+    /// Id of the socket's cgroup (v2), as far as known by then.
+    pub cgroup_id: Option<u64>,
 }

@@ -196,6 +196,8 @@ pub enum Body {
         /// The kernel's `sk_rst_reason`; `None` before Linux 6.10.
         reason: Option<u32>,
     },
+    /// A system call failed. `socket` is all zero where it has none.
+    CallFailed(FailedCall),
 }
 
 impl Body {
@@ -213,6 +215,7 @@ impl Body {
             Self::Segment { .. } => Kind::Segment,
             Self::ResetReceived { .. } => Kind::ResetReceived,
             Self::ResetSent { .. } => Kind::ResetSent,
+            Self::CallFailed(_) => Kind::CallFailed,
         }
     }
 }

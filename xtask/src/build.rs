@@ -21,6 +21,14 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Builds the program that makes the demo's scenes.
+pub fn scene(workspace: &Workspace) -> Result<PathBuf> {
+    let mut cargo = workspace.cargo();
+    cargo.args(["build", "--package", "tracer", "--example", "scene"]);
+    child::succeed(cargo.env_remove("CARGO_BUILD_TARGET"))?;
+    Ok(workspace.target.join("debug/examples/scene"))
+}
+
 /// Builds everything; returns the program's path.
 pub fn tracer(workspace: &Workspace, release: bool) -> Result<PathBuf> {
     let toolchain = setup::toolchain(workspace)?;

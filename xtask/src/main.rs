@@ -5,6 +5,7 @@
 mod bpf;
 mod build;
 mod child;
+mod demo;
 mod dist;
 mod lint;
 mod root;
@@ -39,6 +40,8 @@ enum Verb {
     Build(build::Args),
     /// Set up, build, and run the tracer: cargo xtask run -- watch --json
     Run(run::Args),
+    /// Make the incidents that tracer is for, in network namespaces, and show its diagnosis
+    Demo(demo::Args),
     /// Set up, build, and run every test; what needs root runs under sudo
     Test(test::Args),
     /// Run the tests that trace on Debian's kernels, in an emulator
@@ -65,6 +68,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Setup(args) => setup::run(&workspace, &args),
         Verb::Build(args) => build::run(&workspace, &args),
         Verb::Run(args) => run::run(&workspace, &args),
+        Verb::Demo(args) => demo::run(&workspace, &args),
         Verb::Test(args) => test::run(&workspace, &args),
         Verb::Vm(args) => vm::run(&workspace, &args),
         Verb::Lint(args) => lint::run(&workspace, &args),

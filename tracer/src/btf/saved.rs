@@ -79,6 +79,8 @@ fn read(kernel: &KernelBtf) -> String {
         lines.push(format!("{}.{} {offset}", field.structure, field.path));
     }
     lines.push(format!("mask tcp_sock.repair {}", layout.repair_mask));
+    let timestamps = layout.timestamps_mask;
+    lines.push(format!("mask tcp_sock.rx_opt.tstamp_ok {timestamps}"));
     lines.push(format!("mask sock.sk_userlocks {}", layout.port_lock_mask));
     let distance = layout.run_queue_to_preempt_count;
     lines.push(format!("runqueues to preempt_count {distance}"));

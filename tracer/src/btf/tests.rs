@@ -276,6 +276,7 @@ fn fields_are_found_through_anonymous_members_and_chains_of_names() {
     let expected = Layout {
         offsets,
         repair_mask: 1 << 3,
+        timestamps_mask: 1,
         port_lock_mask: 8 << 4,
         run_queue_to_preempt_count: 0,
     };

@@ -1,6 +1,5 @@
 //! Which network namespace an inode, a name or a path means.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -56,16 +55,13 @@ pub(super) fn inode(asked: &str) -> Result<u32, NetnsError> {
         .map_or(Err(NetnsError::NoSuchName), |path| inode_of(&path))
 }
 
-/// What the namespaces that bear a name are called, by inode.
-#[must_use]
-pub fn names() -> BTreeMap<u32, String> {
-    let folders = NAMED.iter().filter_map(|folder| fs::read_dir(folder).ok());
-    let files = folders.flatten().filter_map(Result::ok);
-    let named = files.filter_map(|file| {
-        let inode = inode_of(&file.path()).ok()?;
-        Some((inode, file.file_name().to_string_lossy().into_owned()))
-    });
-    named.collect()
+/// The namespaces that have a name, by inode.
+pub(crate) fn named() -> impl Iterator<Item = (u32, String)> {
+    let entries = NAMED.iter().flat_map(fs::read_dir).flatten().flatten();
+    entries.filter_map(|entry| {
+        let inode = inode_of(&entry.path()).ok()?;
+        Some((inode, entry.file_name().to_string_lossy().into_owned()))
+    })
 }
 
 fn inode_of(path: &Path) -> Result<u32, NetnsError> {

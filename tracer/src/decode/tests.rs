@@ -1,4 +1,6 @@
-use tracer_common::event::{self, Close, Minisocket as MinisocketRecord, Reset, Transition};
+use tracer_common::event::{
+    self, CallFailed, Close, Minisocket as MinisocketRecord, Reset, Transition,
+};
 use tracer_common::event::{V4, V6};
 
 use super::*;
@@ -241,6 +243,85 @@ fn a_reset_without_a_reason_is_told_from_reason_0() {
     assert_eq!(body(&record), sent(Some(0)));
     record.header.kind = Kind::ResetReceived as u8;
     assert_eq!(body(&record), Body::ResetReceived { state: 6 });
+}
+
+fn call_failed() -> CallFailed<V4> {
+    let (mut asked, mut comm, mut name) = ([0; 16], [0; 16], [0; 16]);
+    asked[..4].copy_from_slice(&[10, 0, 0, 9]);
+    comm[..6].copy_from_slice(b"worker");
+    name[..5].copy_from_slice(b"nginx");
+    CallFailed {
+        header: header::<CallFailed<V4>>(Kind::CallFailed, 4),
+        socket: 1,
+        cookie: 4099,
+        pid: 812,
+        tid: 813,
+        errno: 99,
+        call: calls::CONNECT,
+        state: TcpState::Close.number(),
+        asked_family: 4,
+        padding: 0,
+        asked_port: 3306,
+        local_port: 40_112,
+        peer_port: 3307,
+        padding2: 0,
+        asked,
+        comm,
+        name,
+        addresses: ADDRESSES,
+    }
+}
+
+#[test]
+fn a_failed_call_tells_who_asked_for_what() {
+    let mut record = call_failed();
+    let told = |record: &CallFailed<V4>| {
+        let event = only(&bytes_of(record)).expect("a good record");
+        let Body::CallFailed(failed) = event.body else {
+            panic!("{:?}", event.body);
+        };
+        (event.socket, failed)
+    };
+    let (socket, failed) = told(&record);
+    assert_eq!((socket.address, socket.cookie), (1, 4099));
+    assert_eq!(socket.flow.to_string(), "10.0.0.5:40112 -> 10.0.0.9:3307");
+    let expected = FailedCall {
+        call: Call::Connect,
+        errno: 99,
+        address: Some("10.0.0.9:3306".parse().expect("an address")),
+        state: Some(TcpState::Close),
+        pid: 812,
+        tid: 813,
+        comm: record.comm,
+        name: record.name,
+    };
+    assert_eq!(failed, expected);
+
+    record.asked_family = 6;
+    record.asked = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 9];
+    assert_eq!(told(&record).1, expected, "a v4-mapped address is IPv4's");
+    record.asked = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
+    let asked = told(&record).1.address.expect("an address");
+    assert_eq!(asked.to_string(), "[fe80::2]:3306");
+    (record.asked_family, record.state) = (0, 0);
+    record.call = calls::SOCKET;
+    let (_, failed) = told(&record);
+    assert_eq!(
+        (failed.call, failed.address, failed.state),
+        (Call::Socket, None, None)
+    );
+}
+
+#[test]
+fn a_failed_call_of_a_later_version_is_told_as_such() {
+    let mut record = call_failed();
+    record.call = 9;
+    let error = only(&bytes_of(&record)).expect_err("an unknown call");
+    assert_eq!(error, DecodeError::UnknownCall(9));
+    let mut record = call_failed();
+    record.asked_family = 7;
+    let error = only(&bytes_of(&record)).expect_err("an unknown family");
+    assert_eq!(error, DecodeError::UnknownFamily(7));
 }
 
 #[test]

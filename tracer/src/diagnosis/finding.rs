@@ -33,6 +33,8 @@ impl Severity {
 /// What a finding is about. What has no bearing on it, or is not known, is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subject {
+    /// Inode of the network namespace; filled in by the watch from its cookie.
+    pub netns: Option<u32>,
     /// Cookie of the network namespace.
     pub netns_cookie: Option<u64>,
     /// The program, whose name may hold any bytes.

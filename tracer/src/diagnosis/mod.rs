@@ -6,13 +6,24 @@
 //!
 //! [`Seen`] takes everything in and draws no conclusions; a [`Rule`] draws one and keeps nothing.
 
+pub mod advice;
+pub mod command;
+pub mod culprit;
+#[cfg(test)]
+mod example;
 mod finding;
+pub mod load;
+pub mod relief;
+mod report;
 mod rule;
+pub mod rules;
 mod seen;
-#[expect(dead_code, reason = "the consumer is not merged yet")]
 mod traffic;
+mod watch;
 
 pub use finding::{Advice, Finding, Severity, Subject};
+pub use report::{Losses, Report, Verdict};
 pub use rule::{Check, Rule};
 pub use seen::{CallKey, CallTally, CloseWaits, Listener, NamespaceSeen, Seen};
 pub use traffic::{Ending, Sum, Traffic};
+pub use watch::Watch;

@@ -80,6 +80,8 @@ pub struct Traffic {
     pub first_failure: Option<Timestamp>,
     /// and the latest.
     pub last_failure: Option<Timestamp>,
+    /// The latest connect() that failed for want of a port.
+    pub last_without_port: Option<Timestamp>,
     /// Clients that had bound their source port before connect().
     pub source_port_bound: u64,
 }
@@ -133,6 +135,9 @@ impl Traffic {
             let at = record.closed_at;
             self.first_failure = self.first_failure.or(at);
             self.last_failure = at.or(self.last_failure);
+            if close.cause == Some(CloseCause::NoPort) {
+                self.last_without_port = at.or(self.last_without_port);
+            }
         } else if let Some(with_timestamps) = record.timestamps {
             self.with_timestamps += u64::from(with_timestamps);
             self.without_timestamps += u64::from(!with_timestamps);

@@ -88,6 +88,8 @@ pub(super) struct Closing {
     pub reset_answered: bool,
     /// The task at the step to CLOSE.
     pub task: Process,
+    /// The errno of the connect() that ended by it.
+    pub failed_call: Option<u16>,
 }
 
 impl Connection {

@@ -25,6 +25,8 @@ pub(super) struct Ended {
     pub closed_from: Option<TcpState>,
     /// When its tuple was free again.
     pub ended_at: Option<Timestamp>,
+    /// The connect() that ended by it has been told.
+    pub call_told: bool,
 }
 
 /// The memory: a queue in the order of ends, found by flow and by cookie.
@@ -88,6 +90,13 @@ impl Memory {
         self.numbered(*self.by_cookie.get(&(netns, cookie))?)
     }
 
+    /// The last connection of a socket, to note something.
+    pub fn by_cookie_mut(&mut self, netns: u64, cookie: u64) -> Option<&mut Ended> {
+        let number = *self.by_cookie.get(&(netns, cookie))?;
+        let place = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        self.queue.get_mut(place).map(|(_, ended)| ended)
+    }
+
     fn numbered(&self, number: u64) -> Option<&Ended> {
         let place = usize::try_from(number.checked_sub(self.first)?).ok()?;
         self.queue.get(place).map(|(_, ended)| ended)
@@ -128,6 +137,7 @@ mod tests {
             },
             closed_from: None,
             ended_at: None,
+            call_told: false,
         }
     }
 

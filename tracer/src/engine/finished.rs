@@ -115,7 +115,8 @@ fn verdict(connection: &Connection) -> Close {
             .closing
             .facts
             .map(|facts| facts.error)
-            .filter(|error| *error != 0),
+            .filter(|error| *error != 0)
+            .or(connection.closing.failed_call),
         evidence,
     }
 }

@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use tracer_common::tcp::{Endpoint, TcpState};
+use tracer_common::tcp::{Endpoint, Flow, TcpState};
 
 use super::connection::Connection;
 use super::table::Id;
@@ -17,6 +17,8 @@ use crate::record::holding::{Holding, HoldingChange, Owner, Side, Use};
 /// What was told of a connection last.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Told {
+    netns: (u64, u32),
+    flow: Flow,
     side: Side,
     holding: Holding,
 }
@@ -33,40 +35,47 @@ impl Engine {
         let Some(connection) = self.table.connection(id) else {
             return;
         };
-        let told = connection.told.as_deref().copied();
+        let mut told = connection.told.as_deref().copied();
         let is = holding(connection, self.jiffies);
         if told.map(|told| told.holding) == is {
             return;
         }
-        let side = match told {
-            Some(told) => told.side,
-            None => self.side(connection),
+        let flow = connection.flow;
+        // An event of ours that was taken for another's has shown other addresses.
+        if let Some(old) = told.take_if(|told| !is_same_route(told.flow, flow)) {
+            self.push_change(Some(&old), None);
+        }
+        let Some(connection) = self.table.connection(id) else {
+            return;
         };
-        self.push_change(connection_names(connection), side, told, is);
-        self.table
-            .set_told(id, is.map(|holding| Told { side, holding }));
+        let now = is.map(|holding| Told {
+            netns: (connection.netns_cookie, connection.netns),
+            flow,
+            side: told.map_or_else(|| self.side(connection), |told| told.side),
+            holding,
+        });
+        self.push_change(told.as_ref(), now.as_ref());
+        self.table.set_told(id, now);
     }
 
     /// It has left the table.
     pub(super) fn tell_freed(&mut self, connection: &Connection) {
-        if let Some(told) = connection.told.as_deref().copied() {
-            self.push_change(connection_names(connection), told.side, Some(told), None);
-        }
+        self.push_change(connection.told.as_deref(), None);
     }
 
-    fn push_change(
-        &mut self,
-        names: HoldingChange,
-        side: Side,
-        told: Option<Told>,
-        is: Option<Holding>,
-    ) {
+    fn push_change(&mut self, was: Option<&Told>, is: Option<&Told>) {
+        let Some(named) = is.or(was) else {
+            return;
+        };
+        let (netns_cookie, netns) = named.netns;
         self.push(Output::Holding(Box::new(HoldingChange {
             at: self.now,
-            side,
-            was: told.map(|told| told.holding),
-            is,
-            ..names
+            netns,
+            netns_cookie,
+            flow: named.flow,
+            side: named.side,
+            was: was.map(|told| told.holding),
+            is: is.map(|told| told.holding),
         })));
     }
 
@@ -99,17 +108,9 @@ impl Engine {
     }
 }
 
-/// What does not change.
-fn connection_names(connection: &Connection) -> HoldingChange {
-    HoldingChange {
-        at: Default::default(),
-        netns: connection.netns,
-        netns_cookie: connection.netns_cookie,
-        flow: connection.flow,
-        side: Side::Server,
-        was: None,
-        is: None,
-    }
+/// Whether both name the same tuple, whose local port may not have been known before.
+fn is_same_route(one: Flow, other: Flow) -> bool {
+    (one.local.address, one.peer) == (other.local.address, other.peer)
 }
 
 /// How `connection` holds its tuple now. `None`: not at all, or too little is known of the tuple.
@@ -137,7 +138,12 @@ fn holding(connection: &Connection, jiffies: Jiffies) -> Option<Holding> {
         }
         None if connection.is_open() => {
             let state = connection.state?;
-            (use_of(state)?, connection.timeline.current(state), None)
+            let arrival = connection.timeline.current(state);
+            let since = match state {
+                TcpState::CloseWait => arrival.or(connection.presence.close_wait_since()),
+                _ => arrival,
+            };
+            (use_of(state)?, since, None)
         }
         None => return None,
     };

@@ -15,8 +15,8 @@ use super::Engine;
 use super::connection::Connection;
 use super::table::Id;
 use super::timewait::{Life, Minisocket};
-use crate::record::{Incomplete, Role};
-use crate::stream::{Found, Holder, Inventory, Sweep};
+use crate::record::{Incomplete, Process, Role, Source};
+use crate::stream::{Found, Holder, Inventory, Ownership, Sweep};
 use crate::time::Timestamp;
 
 /// From how many whole inventories in a row a socket must be absent to be gone.
@@ -37,6 +37,16 @@ pub(super) struct Presence {
     found_in: u32,
     /// How many whole inventories in a row it was absent from.
     absences: u8,
+    /// When the peer of a socket in CLOSE_WAIT was last heard of; 0: not known.
+    heard_at: Timestamp,
+}
+
+impl Presence {
+    /// Since when a socket that was found in CLOSE_WAIT has been in it, as far as can be told: since
+    /// the last that its peer was heard to say. That was its FIN, unless it answered a keepalive.
+    pub fn close_wait_since(&self) -> Option<Timestamp> {
+        Some(self.heard_at).filter(|at| *at != Timestamp::default())
+    }
 }
 
 /// A walk over the table for connections that the kernel no longer has, a stretch at a time.
@@ -123,15 +133,19 @@ impl Engine {
             let state = TcpState::Listen;
             matches!(found.holder, Holder::Socket { state: is, .. } if is == state)
         };
+        let owners = inventory.owners.iter().map(|owner| (owner.cookie, owner));
+        let owners: HashMap<u64, &Ownership, RandomState> = owners.collect();
         let listeners = inventory.found.iter().filter(is_listener);
         let others = inventory.found.iter().filter(|found| !is_listener(found));
         for found in listeners.chain(others) {
             let id = self.on_found(inventory, found);
             if let Some(connection) = id.and_then(|id| self.table.connection_mut(id)) {
-                connection.presence = Presence {
-                    found_in: number,
-                    absences: 0,
-                };
+                connection.presence.found_in = number;
+                connection.presence.absences = 0;
+                note_silence(connection, inventory, found);
+                if let Some(owner) = owners.get(&found.cookie) {
+                    infer_opener(connection, owner);
+                }
             }
         }
         if inventory.whole {
@@ -291,6 +305,34 @@ impl Engine {
         if waits {
             self.lose_end(id);
         }
+    }
+}
+
+/// Takes the holder of a descriptor for the opener of what nobody was seen to open. As a rule it is,
+/// but a descriptor may be inherited, passed on or come from systemd's socket activation, and of
+/// several holders one is picked: so it is inferred, never exact, and no thread is known.
+fn infer_opener(connection: &mut Connection, owner: &Ownership) {
+    if connection.is_open() && connection.opener.source == Source::Unknown {
+        connection.opener = Process {
+            pid: Some(owner.pid),
+            tid: None,
+            comm: None,
+            name: Some(owner.name),
+            source: Source::Inferred,
+        };
+    }
+}
+
+/// Keeps the earliest answer: what the peer sends later is no second FIN.
+fn note_silence(connection: &mut Connection, inventory: &Inventory, found: &Found) {
+    if let Holder::Socket {
+        silent_for: Some(silent_for),
+        ..
+    } = found.holder
+        && connection.presence.close_wait_since().is_none()
+    {
+        let silent_for = u64::try_from(silent_for.as_nanos()).unwrap_or(u64::MAX);
+        connection.presence.heard_at = Timestamp(inventory.until.0.saturating_sub(silent_for));
     }
 }
 

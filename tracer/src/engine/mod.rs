@@ -16,6 +16,7 @@
 //! checks its steps, `close.rs` gives the verdict one millisecond after CLOSE, `timewait.rs`
 //! follows the minisocket, `reuse.rs` tells who took the tuple.
 
+mod calls;
 mod close;
 mod connection;
 mod ended;
@@ -42,7 +43,7 @@ use tracer_common::event::flags;
 use tracer_common::tcp::TcpState;
 
 use crate::record::holding::HoldingChange;
-use crate::record::{Incomplete, Process, Record, Source, TransitionRow};
+use crate::record::{Call, Incomplete, Process, Record, Source, TransitionRow};
 use crate::stream::{Body, Event, Inventory, Sweep, Task};
 use crate::time::Timestamp;
 
@@ -88,6 +89,8 @@ pub enum Output {
     End(Box<Record>),
     /// A tuple is held otherwise than before, or free.
     Holding(Box<HoldingChange>),
+    /// A system call failed.
+    Call(Box<Call>),
 }
 
 /// A connection that is still held.
@@ -171,6 +174,7 @@ impl Engine {
                 answers_segment,
                 ..
             } => self.on_reset_sent(event, state, answers_segment),
+            Body::CallFailed(ref failed) => self.on_call_failed(event, failed),
         }
     }
 
@@ -314,6 +318,7 @@ impl Engine {
                 && (row.from, row.to) == (task.from, task.to)
             {
                 row.process = exactly(task);
+                row.cgroup_id = row.cgroup_id.or(Some(task.cgroup).filter(|id| *id != 0));
                 pending.held = None;
                 return;
             }
@@ -452,6 +457,7 @@ fn remembered(connection: &Connection) -> Ended {
             .filter(|(_, to)| *to == TcpState::Close)
             .map(|(from, _)| from),
         ended_at: finished::ended_at(connection),
+        call_told: connection.closing.failed_call.is_some(),
     }
 }
 

@@ -100,31 +100,39 @@ impl Engine {
         }
     }
 
-    /// A passive child was opened by whoever opened its listener, if that is one and the same.
+    /// A passive child was opened by whoever opened its listener, if that is one and the same: no
+    /// surer than that is known. It is in its listener's cgroup, whoever accepts it.
     fn inherit_opener(&mut self, id: Id) {
         let Some(connection) = self.table.connection(id) else {
             return;
         };
         let local = connection.flow.local;
         let netns = connection.netns_cookie;
-        let opener = candidates(local)
-            .find_map(|local| {
-                let mut listeners = self.table.listeners(netns, local);
-                let first = listeners.next()?.opener;
-                Some(
-                    listeners
-                        .all(|other| other.opener == first)
-                        .then_some(first),
-                )
-            })
-            .flatten()
-            .filter(|opener| opener.source == Source::Exact);
-        if let (Some(opener), Some(connection)) = (opener, self.table.connection_mut(id)) {
-            connection.opener = Process {
-                source: Source::Inherited,
-                ..opener
-            };
-        }
+        let of_listeners = candidates(local).find_map(|local| {
+            let mut listeners = self.table.listeners(netns, local);
+            let first = listeners.next()?;
+            let mut common = (Some(first.opener), first.cgroup_id);
+            for other in listeners {
+                common.0 = common.0.filter(|opener| *opener == other.opener);
+                common.1 = common.1.filter(|group| Some(*group) == other.cgroup_id);
+            }
+            Some(common)
+        });
+        let (Some((opener, cgroup_id)), Some(connection)) =
+            (of_listeners, self.table.connection_mut(id))
+        else {
+            return;
+        };
+        connection.cgroup_id = connection.cgroup_id.or(cgroup_id);
+        let Some(opener) = opener else {
+            return;
+        };
+        let source = match opener.source {
+            Source::Exact | Source::Inherited => Source::Inherited,
+            Source::Inferred => Source::Inferred,
+            Source::Unknown => return,
+        };
+        connection.opener = Process { source, ..opener };
     }
 }
 

@@ -392,6 +392,7 @@ pub(super) fn row(
         to,
         for_ns,
         process: Process::default(),
+        cgroup_id: connection.cgroup_id,
     }
 }
 

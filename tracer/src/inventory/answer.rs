@@ -19,6 +19,10 @@ use crate::time::Timestamp;
 const EXPIRES: std::ops::Range<usize> = 52..56;
 /// Bytes of `struct inet_diag_msg`; attributes follow.
 const MESSAGE: usize = 72;
+/// `INET_DIAG_INFO`: a `struct tcp_info`.
+const INFO: u16 = 2;
+/// `tcpi_last_data_recv` and `tcpi_last_ack_recv` in it, milliseconds ago.
+const LAST_HEARD: [std::ops::Range<usize>; 2] = [52..56, 56..60];
 /// `INET_DIAG_SHUTDOWN`.
 const SHUTDOWN: u16 = 8;
 
@@ -113,7 +117,10 @@ fn socket(payload: &[u8], written: Timestamp) -> Result<Option<Found>, DecodeErr
             inode: header.inode,
             queued: header.recv_queue,
             limit: header.send_queue,
-            silent_for: None,
+            silent_for: match state {
+                TcpState::CloseWait => silent_for(payload)?,
+                _ => None,
+            },
         },
     };
     Ok(Some(Found {
@@ -122,6 +129,21 @@ fn socket(payload: &[u8], written: Timestamp) -> Result<Option<Found>, DecodeErr
         socket_is_v6: header.family == AF_INET6,
         holder,
     }))
+}
+
+/// How long ago the peer sent the last data or acknowledgement; a FIN is one. `None`: that was not
+/// asked for.
+fn silent_for(payload: &[u8]) -> Result<Option<Duration>, DecodeError> {
+    for attribute in NlasIterator::new(payload.get(MESSAGE..).unwrap_or_default()) {
+        let attribute = attribute?;
+        if attribute.kind() == INFO {
+            let info = attribute.value();
+            let ago = |range: &std::ops::Range<usize>| parse_u32(info.get(range.clone())?).ok();
+            let freshest = LAST_HEARD.iter().filter_map(ago).min();
+            return Ok(freshest.map(|ago| Duration::from_millis(ago.into())));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether a socket in SYN_RECV is a full one: of the kernel's three writers of this message only

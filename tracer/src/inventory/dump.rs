@@ -3,16 +3,20 @@
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd as _;
+use std::time::Duration;
 
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr};
+use tracer_common::tcp::TcpState;
 
 use crate::clock;
-use crate::stream::Inventory;
+use crate::stream::{Found, Holder, Inventory};
 use crate::time::Timestamp;
 
 use super::answer::{AnswerError, read_batch};
@@ -70,12 +74,48 @@ impl SockDiag {
     pub fn dump(&self, netns: u32, budget: &Budget) -> (Inventory, Result<(), DumpError>) {
         let mut inventory = self.nothing(netns);
         // A kernel without IPv6 answers the second question too: with nothing.
-        let result = [AF_INET, AF_INET6]
-            .into_iter()
-            .try_for_each(|family| self.walk(family, &mut inventory, budget));
+        let result = [AF_INET, AF_INET6].into_iter().try_for_each(|family| {
+            // Sockets in CLOSE are bound at most.
+            let states = StateFlags::all() - StateFlags::CLOSE;
+            let question = question(family, states, ExtensionFlags::empty());
+            self.walk(&question, &mut inventory.found, budget)
+        });
+        self.ask_for_silence(&mut inventory.found, budget);
         inventory.until = clock::monotonic();
         inventory.whole = result.is_ok();
         (inventory, result)
+    }
+
+    /// Asks how long ago the peers of sockets in CLOSE_WAIT were heard of: a second question, of
+    /// these alone, because a socket's whole statistics make an answer several times as long. What
+    /// is not answered stays unknown.
+    fn ask_for_silence(&self, found: &mut [Found], budget: &Budget) {
+        for family in [AF_INET, AF_INET6] {
+            let is_asked = |found: &&mut Found| {
+                found.socket_is_v6 == (family == AF_INET6)
+                    && matches!(found.holder, Holder::Socket { state, .. } if state == TcpState::CloseWait)
+            };
+            let mut asked = found.iter_mut().filter(is_asked).peekable();
+            if asked.peek().is_none() || budget.is_used_up() {
+                continue;
+            }
+            let mut answers = Vec::new();
+            let question = question(family, StateFlags::CLOSE_WAIT, ExtensionFlags::INFO);
+            // As far as it came.
+            let _ = self.walk(&question, &mut answers, budget);
+            let answers: HashMap<u64, Option<Duration>, RandomState> = answers
+                .iter()
+                .filter_map(|answer| match answer.holder {
+                    Holder::Socket { silent_for, .. } => Some((answer.cookie, silent_for)),
+                    Holder::Minisocket { .. } => None,
+                })
+                .collect();
+            for found in asked {
+                if let Holder::Socket { silent_for, .. } = &mut found.holder {
+                    *silent_for = answers.get(&found.cookie).copied().flatten();
+                }
+            }
+        }
     }
 
     /// The inventory of the namespace with this inode if the kernel counts no socket there.
@@ -104,13 +144,11 @@ impl SockDiag {
 
     fn walk(
         &self,
-        family: u8,
-        inventory: &mut Inventory,
+        question: &[u8],
+        found: &mut Vec<Found>,
         budget: &Budget,
     ) -> Result<(), DumpError> {
-        self.socket
-            .send(&question(family), 0)
-            .map_err(DumpError::Ask)?;
+        self.socket.send(question, 0).map_err(DumpError::Ask)?;
         let mut buffer = vec![0; BUFFER];
         let mut is_disturbed = false;
         loop {
@@ -121,7 +159,7 @@ impl SockDiag {
                 .recv(&mut &mut buffer[..], 0)
                 .map_err(DumpError::Ask)?;
             let batch = buffer.get(..length).unwrap_or(&buffer);
-            let progress = read_batch(batch, written, &mut inventory.found)?;
+            let progress = read_batch(batch, written, found)?;
             is_disturbed |= progress.is_disturbed;
             if progress.has_ended {
                 break;
@@ -158,7 +196,7 @@ pub(super) fn count_sockets(net: &str) -> Option<u64> {
     Some(v4 + v6 + tcp(&sockstat, "TCP:", "tw")?)
 }
 
-fn question(family: u8) -> Vec<u8> {
+fn question(family: u8, states: StateFlags, extensions: ExtensionFlags) -> Vec<u8> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     let anybody = match family {
@@ -170,9 +208,8 @@ fn question(family: u8) -> Vec<u8> {
         SockDiagMessage::InetRequest(InetRequest {
             family,
             protocol: IPPROTO_TCP,
-            extensions: ExtensionFlags::empty(),
-            // Sockets in CLOSE are bound at most.
-            states: StateFlags::all() - StateFlags::CLOSE,
+            extensions,
+            states,
             socket_id: anybody,
         })
         .into(),

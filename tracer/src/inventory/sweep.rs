@@ -11,6 +11,10 @@ use crate::stream::{Holder, Inventory, Purpose, Skipped, StreamRecord, Sweep};
 use super::budget::Budget;
 use super::dump::{SockDiag, count_sockets};
 use super::namespaces::{self, EnterError, Namespace, Whereabouts};
+use super::owners::Owners;
+
+/// The processor time that finding the sockets' owners may take beside that.
+const OWNERS: Duration = Duration::from_secs(1);
 
 /// Looks at all namespaces in the calling thread, which is to end after it: it is left in one of
 /// them. Sends an [`Inventory`] for each, and the [`Sweep`] at last; stops where nobody takes them.
@@ -18,9 +22,16 @@ use super::namespaces::{self, EnterError, Namespace, Whereabouts};
 /// Namespaces with few sockets come first. So a budget that is too small cuts into the largest one,
 /// which loses as much as it must, and no other has to do without because of that one.
 pub(super) fn sweep(purpose: Purpose, limit: Duration, results: &mpsc::Sender<StreamRecord>) {
+    let whole = Budget::begin(limit + OWNERS);
+    // First, since each inventory is told as a whole: a socket that opens later shows its opener.
+    let (mut owners, owners_skipped) = match purpose {
+        Purpose::Start | Purpose::Resync => Owners::look(&Budget::begin(OWNERS)),
+        Purpose::Periodic => (Owners::default(), None),
+    };
     let budget = Budget::begin(limit);
     let mut whereabouts = Whereabouts::here();
-    let (mut found, skipped) = namespaces::find();
+    let (mut found, mut skipped) = namespaces::find();
+    skipped.extend(owners_skipped);
     let mut report = Sweep {
         at: clock::monotonic(),
         purpose,
@@ -47,7 +58,8 @@ pub(super) fn sweep(purpose: Purpose, limit: Duration, results: &mpsc::Sender<St
                 reason,
             });
         }
-        if let Some(inventory) = inventory {
+        if let Some(mut inventory) = inventory {
+            inventory.owners = owners.of(&inventory.found);
             count(&inventory, &mut report);
             if send(results, StreamRecord::Inventory(inventory)).is_none() {
                 return;
@@ -55,7 +67,7 @@ pub(super) fn sweep(purpose: Purpose, limit: Duration, results: &mpsc::Sender<St
         }
     }
     report.at = clock::monotonic();
-    report.cpu = budget.used();
+    report.cpu = whole.used();
     send(results, StreamRecord::Swept(report));
 }
 
@@ -164,6 +176,31 @@ mod tests {
         let counted = report.sockets + report.fin_wait2s + report.time_waits;
         assert_eq!(counted, sockets as u64);
         assert!(!report.cpu.is_zero());
+    }
+
+    #[test]
+    fn a_socket_in_close_wait_tells_since_when_and_whose_it_is() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        drop(client);
+        thread::sleep(Duration::from_millis(300));
+        let cookie = rustix::net::sockopt::socket_cookie(&server).unwrap();
+        let (inventories, _) = results(Duration::from_secs(2));
+        let mut founds = inventories.iter().flat_map(|inventory| &inventory.found);
+        let found = founds.find(|found| found.cookie == cookie).unwrap();
+        let Holder::Socket {
+            state, silent_for, ..
+        } = found.holder
+        else {
+            panic!("a full socket: {found:?}");
+        };
+        assert_eq!(state, TcpState::CloseWait);
+        let silent_for = silent_for.expect("it was asked").as_millis();
+        assert!((290..2_000).contains(&silent_for), "{silent_for} ms");
+        let mut owners = inventories.iter().flat_map(|inventory| &inventory.owners);
+        let owner = owners.find(|owner| owner.cookie == cookie).unwrap();
+        assert_eq!((owner.pid, owner.reuse_address), (std::process::id(), None));
     }
 
     #[test]

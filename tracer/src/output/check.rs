@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use serde::Serialize;
 
-use crate::probes::only_adds_precision;
+use crate::probes::{only_adds_precision, tells_calls};
 use crate::stream::{ProbeReport, ProbeState};
 
 use super::ndjson::ProbeView;
@@ -191,7 +191,8 @@ impl CheckReport {
         let attached = |probe: &&ProbeReport| probe.state == ProbeState::Attached;
         let attached = self.probes.iter().filter(attached).count();
         let spared = |probe: &&ProbeReport| {
-            probe.state != ProbeState::Attached && only_adds_precision(probe.name)
+            probe.state != ProbeState::Attached
+                && (only_adds_precision(probe.name) || tells_calls(probe.name))
         };
         let wanted = self.probes.len() - self.probes.iter().filter(spared).count();
         let probes = format!("{attached} of {wanted} probes attached");

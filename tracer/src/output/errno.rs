@@ -1,4 +1,4 @@
-//! The symbolic names of the errors that a socket can hold.
+//! The symbolic names of the errors that a socket can hold, or that a call on one gives.
 
 /// The name of `errno`, or `None` for one that the network code does not set.
 pub(super) const fn name(errno: u16) -> Option<&'static str> {
@@ -11,7 +11,7 @@ pub(super) const fn name(errno: u16) -> Option<&'static str> {
         };
     }
     names! {
-        EPERM ENOENT EINTR EIO ENXIO EBADF EAGAIN ENOMEM EACCES EFAULT EBUSY EEXIST ENODEV EINVAL
+        EPERM ENOENT EINTR EIO ENXIO EBADF EAGAIN ENOMEM EACCES EFAULT ENFILE EMFILE EBUSY EEXIST ENODEV EINVAL
         EPIPE ENOSYS ELOOP ENODATA ETIME ENONET ENOLINK ECOMM EPROTO EBADMSG EOVERFLOW
         ENOTSOCK EDESTADDRREQ EMSGSIZE EPROTOTYPE ENOPROTOOPT EPROTONOSUPPORT ESOCKTNOSUPPORT
         EOPNOTSUPP EPFNOSUPPORT EAFNOSUPPORT EADDRINUSE EADDRNOTAVAIL ENETDOWN ENETUNREACH

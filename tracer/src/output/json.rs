@@ -1,13 +1,16 @@
 //! A record and a transition as JSON shows them: views that borrow and serialise, with the fixed
 //! field names. What was never seen is null.
 
+use std::net::{IpAddr, SocketAddr};
+
 use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
-use tracer_common::tcp::{Endpoint, Flow};
+use tracer_common::tcp::{Endpoint, Flow, TcpState};
 
+use crate::attribution::{Container, Group, Names};
 use crate::filter::until_nul;
 use crate::record::{
-    Close, FinWait2, Previous, Process, Record, StateVisit, TimeWait, Traffic, TransitionRow,
+    Call, Close, FinWait2, Previous, Process, Record, StateVisit, TimeWait, Traffic, TransitionRow,
 };
 use crate::time::{Timestamp, WallOffset};
 
@@ -55,6 +58,24 @@ impl Serialize for Errno {
         match errno::name(self.0) {
             Some(name) => serializer.serialize_str(name),
             None => serializer.collect_str(&format_args!("E{}", self.0)),
+        }
+    }
+}
+
+/// A container.
+#[derive(Serialize)]
+pub(super) struct ContainerView<'a> {
+    id: &'a str,
+    runtime: Option<&'static str>,
+    pod_uid: Option<&'a str>,
+}
+
+impl<'a> From<&'a Container> for ContainerView<'a> {
+    fn from(container: &'a Container) -> Self {
+        Self {
+            id: &container.id,
+            runtime: container.runtime.name(),
+            pod_uid: container.pod_uid.as_deref(),
         }
     }
 }
@@ -131,6 +152,68 @@ impl<'a> TransitionView<'a> {
     }
 }
 
+/// A system call that failed.
+#[derive(Serialize)]
+pub(super) struct CallView<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    at: Moment,
+    monotonic_ns: u64,
+    call: &'static str,
+    errno: Errno,
+    address: Option<AskedView>,
+    state: Option<&'static str>,
+    netns: Option<u32>,
+    netns_cookie: Id,
+    local: EndpointView,
+    peer: EndpointView,
+    pid: u32,
+    tid: u32,
+    comm: Name<'a>,
+    name: Name<'a>,
+    has_record: bool,
+}
+
+impl<'a> CallView<'a> {
+    pub fn new(call: &'a Call, wall: WallOffset) -> Self {
+        let failed = &call.failed;
+        Self {
+            kind: "call",
+            at: Moment(call.at, wall),
+            monotonic_ns: call.at.0,
+            call: failed.call.name(),
+            errno: Errno(failed.errno),
+            address: failed.address.map(AskedView::from),
+            state: failed.state.map(TcpState::name),
+            netns: (call.netns != 0).then_some(call.netns),
+            netns_cookie: Id(call.netns_cookie),
+            local: call.flow.local.into(),
+            peer: call.flow.peer.into(),
+            pid: failed.pid,
+            tid: failed.tid,
+            comm: Name(&failed.comm),
+            name: Name(&failed.name),
+            has_record: call.has_record,
+        }
+    }
+}
+
+/// What a call asked for: an unspecified address is that, and not one that was never seen.
+#[derive(Serialize)]
+struct AskedView {
+    address: IpAddr,
+    port: u16,
+}
+
+impl From<SocketAddr> for AskedView {
+    fn from(asked: SocketAddr) -> Self {
+        Self {
+            address: asked.ip(),
+            port: asked.port(),
+        }
+    }
+}
+
 /// A record, at its verdict or at its end.
 #[derive(Serialize)]
 pub(super) struct RecordView<'a> {
@@ -165,7 +248,9 @@ pub(super) struct RecordView<'a> {
     uid: Option<u32>,
     cgroup: Option<&'a str>,
     cgroup_id: Option<Id>,
-    container: Option<&'a str>,
+    unit: Option<&'a str>,
+    container: Option<ContainerView<'a>>,
+    timestamps: Option<bool>,
     traffic: Option<TrafficView>,
     complete: bool,
     incomplete_reasons: Reasons<'a>,
@@ -178,15 +263,17 @@ impl<'a> RecordView<'a> {
         record: &'a Record,
         about: Option<Timestamp>,
         wall: WallOffset,
+        names: &'a Names,
     ) -> Self {
         let moment = |at: Option<Timestamp>| at.map(|at| Moment(at, wall));
+        let group = names.group_of(record);
         Self {
             kind,
             id: Id(record.cookie),
             generation: record.generation,
             netns: (record.netns != 0).then_some(record.netns),
             netns_cookie: Id(record.netns_cookie),
-            netns_name: None,
+            netns_name: names.netns(record.netns),
             family: family(&record.flow),
             socket_family: if record.socket_is_v6 { "ipv6" } else { "ipv4" },
             local: record.flow.local.into(),
@@ -212,9 +299,13 @@ impl<'a> RecordView<'a> {
                 closer: (&record.closer).into(),
             },
             uid: record.uid,
-            cgroup: None,
+            cgroup: group.map(|group| &*group.path),
             cgroup_id: record.cgroup_id.map(Id),
-            container: None,
+            unit: group.and_then(Group::unit),
+            container: group
+                .and_then(|group| group.container.as_ref())
+                .map(ContainerView::from),
+            timestamps: record.timestamps,
             traffic: record.traffic.map(TrafficView::from),
             complete: record.incomplete.is_empty(),
             incomplete_reasons: Reasons(record),

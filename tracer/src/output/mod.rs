@@ -10,19 +10,20 @@ use jiff::tz::TimeZone;
 use tracer_common::event::Kind;
 
 use crate::consumer::Consumer;
-use crate::record::{CloseKind, Record, TransitionRow};
-use crate::stream::{Meta, Sweep};
+use crate::record::{Call, CloseKind, Record, TransitionRow};
+use crate::stream::{Meta, Name, Sweep};
 use crate::time::{Timestamp, WallOffset};
 
 pub mod check;
 mod columns;
+pub mod diagnosis;
 mod errno;
 mod json;
 mod ndjson;
 mod page;
 pub mod ports;
 mod table;
-mod text;
+pub(crate) mod text;
 mod transitions;
 mod words;
 
@@ -155,6 +156,23 @@ impl Consumer for Writer {
             Form::Closes(table) => table.end(record, wall, out),
             Form::Transitions(_) => {}
             Form::Json(json) => json.end(record, wall, out),
+        }
+    }
+
+    /// Writes that a system call failed.
+    fn call(&mut self, call: &Call, wall: WallOffset, out: &mut BytesMut) {
+        match &mut self.0 {
+            Form::Closes(table) => table.call(call, wall, out),
+            Form::Transitions(table) => table.call(call, wall, out),
+            Form::Json(json) => json.call(call, wall, out),
+        }
+    }
+
+    /// Takes in a name, for the records that bear its number. Tables show none.
+    fn name(&mut self, name: &Name) {
+        match &mut self.0 {
+            Form::Closes(_) | Form::Transitions(_) => {}
+            Form::Json(json) => json.name(name),
         }
     }
 

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use bytes::BytesMut;
 use serde::Serialize;
 
+use crate::attribution::Names;
 use crate::probes::only_adds_precision;
-use crate::record::{Record, TransitionRow};
-use crate::stream::{Meta, ProbeReport, ProbeState, Skipped, Sweep};
+use crate::record::{Call, Record, TransitionRow};
+use crate::stream::{Meta, Name, ProbeReport, ProbeState, Skipped, Sweep};
 use crate::time::{Timestamp, WallOffset};
 
-use super::json::{Moment, RecordView, TransitionView};
+use super::json::{CallView, Moment, RecordView, TransitionView};
 use super::{Loss, Summary};
 
 /// Version of the fields: it changes when one changes its meaning or goes.
@@ -20,11 +21,19 @@ const SCHEMA: u32 = 1;
 #[derive(Debug)]
 pub(super) struct Ndjson {
     transitions: bool,
+    names: Names,
 }
 
 impl Ndjson {
-    pub const fn new(transitions: bool) -> Self {
-        Self { transitions }
+    pub fn new(transitions: bool) -> Self {
+        Self {
+            transitions,
+            names: Names::default(),
+        }
+    }
+
+    pub fn name(&mut self, name: &Name) {
+        self.names.learn(name);
     }
 
     pub fn meta(&self, meta: &Meta, started: Timestamp, wall: WallOffset, out: &mut BytesMut) {
@@ -50,14 +59,19 @@ impl Ndjson {
     }
 
     pub fn close(&self, record: &Record, wall: WallOffset, out: &mut BytesMut) {
-        line(
-            &RecordView::new("close", record, record.closed_at, wall),
-            out,
-        );
+        let about = record.closed_at;
+        let view = RecordView::new("close", record, about, wall, &self.names);
+        line(&view, out);
     }
 
     pub fn end(&self, record: &Record, wall: WallOffset, out: &mut BytesMut) {
-        line(&RecordView::new("end", record, record.ended_at, wall), out);
+        let about = record.ended_at;
+        let view = RecordView::new("end", record, about, wall, &self.names);
+        line(&view, out);
+    }
+
+    pub fn call(&self, call: &Call, wall: WallOffset, out: &mut BytesMut) {
+        line(&CallView::new(call, wall), out);
     }
 
     pub fn loss(&self, loss: &Loss, wall: WallOffset, out: &mut BytesMut) {

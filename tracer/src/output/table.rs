@@ -6,7 +6,7 @@
 use anstyle::{AnsiColor, Style};
 use bytes::BytesMut;
 
-use crate::record::Record;
+use crate::record::{Call, Record};
 use crate::time::{Timestamp, WallOffset};
 
 use super::columns::{Cell, Column};
@@ -70,6 +70,12 @@ impl Table {
         }
         cells[6] = Cell::new(format!("└ {}", words::end(record)));
         self.page.row(&cells, at, wall, out);
+    }
+
+    pub fn call(&mut self, call: &Call, wall: WallOffset, out: &mut BytesMut) {
+        let time = self.page.time(Some(call.at), wall);
+        let text = format!("{time} × {}", words::failed_call(call));
+        self.page.remark(&text, AnsiColor::Yellow.on_default(), out);
     }
 
     pub fn loss(&mut self, loss: &Loss, wall: WallOffset, out: &mut BytesMut) {

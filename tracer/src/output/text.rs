@@ -10,7 +10,7 @@ use crate::time::{Timestamp, WallOffset};
 
 /// A length of time in at most six columns, cut and not rounded: `324µs`, `158ms`, `60.96s`,
 /// `2m03s`, `1h02m`, `3d04h`.
-pub(super) fn duration(nanoseconds: u64) -> String {
+pub(crate) fn duration(nanoseconds: u64) -> String {
     const MICROSECOND: u64 = 1_000;
     const MILLISECOND: u64 = 1_000 * MICROSECOND;
     const SECOND: u64 = 1_000 * MILLISECOND;
@@ -39,7 +39,7 @@ pub(super) fn duration(nanoseconds: u64) -> String {
 }
 
 /// A whole number with its thousands set apart: `1,204`.
-pub(super) fn count(number: u64) -> String {
+pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
@@ -74,9 +74,19 @@ pub(super) fn zone_name(at: Timestamp, wall: WallOffset, zone: &TimeZone) -> Str
 
 /// A name that a user chose, so that it can neither move the cursor nor pass for something else:
 /// letters, digits and printable ASCII as they are, the rest as `\x1b` or `\u{202e}`.
-pub(super) fn name(padded: &[u8; 16]) -> String {
+pub(crate) fn name(padded: &[u8; 16]) -> String {
+    escaped(until_nul(padded))
+}
+
+/// The same of any text that others chose: a path, a namespace's name.
+pub(crate) fn plain(text: &str) -> String {
+    escaped(text.as_bytes())
+}
+
+/// As [`name`], of any length.
+pub(crate) fn escaped(bytes: &[u8]) -> String {
     let mut text = String::new();
-    for chunk in until_nul(padded).utf8_chunks() {
+    for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
             match character {
                 '\\' => text.push_str("\\\\"),
@@ -94,12 +104,12 @@ pub(super) fn name(padded: &[u8; 16]) -> String {
 }
 
 /// Appends to `text`, which cannot fail.
-pub(super) fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+pub(crate) fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
     let _ = text.write_fmt(arguments);
 }
 
 /// Columns that `text` takes on a terminal.
-pub(super) fn width(text: &str) -> usize {
+pub(crate) fn width(text: &str) -> usize {
     text.width()
 }
 

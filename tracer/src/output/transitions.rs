@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use anstyle::AnsiColor;
 use bytes::BytesMut;
 
-use crate::record::TransitionRow;
+use crate::record::{Call, TransitionRow};
 use crate::time::{Timestamp, WallOffset};
 
 use super::columns::{Cell, Column};
 use super::page::{MILLISECONDS, Page, SECONDS};
-use super::{Loss, Terminal, text};
+use super::{Loss, Terminal, text, words};
 
 const COLUMNS: [Column; 11] = [
     Column::new("TIME", 8, [SECONDS, MILLISECONDS, MILLISECONDS]).whole(),
@@ -68,6 +68,12 @@ impl Transitions {
         ];
         self.page
             .row(&cells.map(Cell::new), Some(row.at), wall, out);
+    }
+
+    pub fn call(&mut self, call: &Call, wall: WallOffset, out: &mut BytesMut) {
+        let time = self.page.time(Some(call.at), wall);
+        let text = format!("{time} × {}", words::failed_call(call));
+        self.page.remark(&text, AnsiColor::Yellow.on_default(), out);
     }
 
     pub fn loss(&mut self, loss: &Loss, wall: WallOffset, out: &mut BytesMut) {

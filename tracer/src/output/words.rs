@@ -3,10 +3,13 @@
 use anstyle::{AnsiColor, Style};
 
 use crate::record::{
-    Close, CloseCause as Cause, CloseKind as Kind, EntryPrecision, FinWait2, FinWait2Exit,
+    Call, Close, CloseCause as Cause, CloseKind as Kind, EntryPrecision, FinWait2, FinWait2Exit,
     Incomplete, Initiator, Process, Record, Role, TimeWait, TimeWaitExit,
 };
 
+use crate::stream;
+
+use super::errno;
 use super::text::{count, duration, name};
 
 /// Whose name and number to show: who closed it here, else who opened it.
@@ -26,6 +29,24 @@ fn process(process: &Process) -> String {
         Some(pid) => format!("{name}/{pid}"),
         None => name,
     }
+}
+
+/// `connect() to 10.0.0.9:80 failed: ENETUNREACH (curl/812)`.
+pub(super) fn failed_call(call: &Call) -> String {
+    let failed = &call.failed;
+    let asked = failed.address.map(|address| match failed.call {
+        stream::Call::Bind => format!(" of {address}"),
+        _ => format!(" to {address}"),
+    });
+    let errno =
+        errno::name(failed.errno).map_or_else(|| format!("errno {}", failed.errno), str::to_owned);
+    format!(
+        "{}(){} failed: {errno} ({}/{})",
+        failed.call.name(),
+        asked.unwrap_or_default(),
+        name(&failed.name),
+        failed.pid
+    )
 }
 
 /// The role; the arrow says the same: it points at the end that was called.

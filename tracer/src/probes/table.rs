@@ -23,13 +23,18 @@ pub(super) enum Target {
         function: &'static str,
         parameters: &'static [&'static str],
     },
+    /// The classic tracepoint at the return from one system call.
+    Call(&'static str),
 }
+
+/// The category of [`Target::Call`]'s tracepoints.
+pub(super) const CALLS: &str = "syscalls";
 
 impl Target {
     /// The kernel's name of it.
     pub(super) const fn name(self) -> &'static str {
         match self {
-            Self::Tracepoint(name) | Self::Exit { function: name, .. } => name,
+            Self::Tracepoint(name) | Self::Exit { function: name, .. } | Self::Call(name) => name,
         }
     }
 }
@@ -42,6 +47,8 @@ pub(super) enum Role {
     /// The only one; what it shows the others show too, only less exactly. Nobody misses anything
     /// where it is refused.
     Precision,
+    /// The only one, which shows failed system calls; attached where those are asked for.
+    Call,
     /// The first of two.
     First(Hook),
     /// The one that recovers what the first missed; attached right after it.
@@ -52,7 +59,7 @@ pub(super) enum Role {
 pub(super) const REQUIRED: Role = Role::First(Hook::State);
 
 /// Every program, in the order of attaching.
-pub(super) const PROBES: [Probe; 12] = [
+pub(super) const PROBES: [Probe; 17] = [
     Probe {
         name: "set_state",
         target: Target::Tracepoint("inet_sock_set_state"),
@@ -128,6 +135,37 @@ pub(super) const PROBES: [Probe; 12] = [
         role: Role::Precision,
         purpose: "TIME_WAIT: each refresh, and the exact entry after FIN_WAIT2 before Linux 6.11",
     },
+    Probe {
+        name: CALL_PROBES[0],
+        target: Target::Call("sys_exit_connect"),
+        role: Role::Call,
+        purpose: "diagnose: the errno of connect(), and connects that never reach TCP \
+                  (io_uring's are not seen)",
+    },
+    Probe {
+        name: CALL_PROBES[1],
+        target: Target::Call("sys_exit_bind"),
+        role: Role::Call,
+        purpose: "diagnose: why bind() failed",
+    },
+    Probe {
+        name: CALL_PROBES[2],
+        target: Target::Call("sys_exit_socket"),
+        role: Role::Call,
+        purpose: "diagnose: socket() that failed for want of descriptors or memory",
+    },
+    Probe {
+        name: CALL_PROBES[3],
+        target: Target::Call("sys_exit_accept"),
+        role: Role::Call,
+        purpose: "diagnose: accept() that failed for want of descriptors or memory",
+    },
+    Probe {
+        name: CALL_PROBES[4],
+        target: Target::Call("sys_exit_accept4"),
+        role: Role::Call,
+        purpose: "diagnose: the same of accept4()",
+    },
 ];
 
 /// The programs whose minisockets' events the engine needs to claim a TIME_WAIT.
@@ -138,6 +176,22 @@ pub const SEGMENT_PROBE: &str = "free_segment";
 pub const RESET_PROBES: [&str; 2] = ["receive_reset", "send_reset"];
 /// The program that shows every setting of a minisocket's timer, where the kernel lets it.
 pub const SCHEDULE_PROBE: &str = "schedule";
+
+/// The programs that show failed system calls: connect(), bind(), socket(), accept(), accept4().
+pub const CALL_PROBES: [&str; 5] = [
+    "connect_exit",
+    "bind_exit",
+    "socket_exit",
+    "accept_exit",
+    "accept4_exit",
+];
+
+/// Whether the probe `name` shows failed system calls: a host that refuses it is watched in full
+/// where those are not asked for.
+#[must_use]
+pub fn tells_calls(name: &str) -> bool {
+    CALL_PROBES.contains(&name)
+}
 
 /// Whether the probe `name` only makes more exact what others show: a host that refuses it is
 /// traced in full.
@@ -210,6 +264,20 @@ mod tests {
                 assert!(before.target == probe.target, "{}", probe.name);
             }
         }
+    }
+
+    #[test]
+    fn what_tells_calls_is_known_by_name() {
+        let calls: Vec<&str> = PROBES
+            .iter()
+            .filter(|probe| probe.role == Role::Call)
+            .map(|probe| probe.name)
+            .collect();
+        assert_eq!(calls, CALL_PROBES);
+        let known: Vec<&str> = Dispensable::names()
+            .filter(|name| tells_calls(name))
+            .collect();
+        assert_eq!(known, CALL_PROBES);
     }
 
     #[test]

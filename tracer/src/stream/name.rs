@@ -16,6 +16,7 @@ pub enum Name {
         /// The process.
         pid: u32,
         /// Its path, from the hierarchy that tells most (`name=systemd`, `pids`, `memory`, `cpu`).
+        /// Empty: not known, or no longer, since the number went to another process.
         path: String,
     },
     /// A network namespace.

@@ -20,12 +20,15 @@ use support::{gate, kernel, lines, namespace, ndjson, pace, sock_diag, tracer, w
 mod account;
 mod drivers;
 
+mod attribution;
 mod backlog;
 mod both_ways;
+mod calls;
 mod client_first;
 mod close_order;
 mod command_line;
 mod degraded;
+mod diagnose;
 mod dwell;
 mod failed_connects;
 mod full_rate;

@@ -38,6 +38,7 @@ fn the_capacity_is_how_many_connects_succeed() {
     gate::quiet(|| {
         let veth = VethPair::new();
         let client = &veth.first;
+        let _mounted = client.mount();
         client.sysctl("net.ipv4.ip_local_port_range", "40000 40499");
         client.sysctl("net.ipv4.ip_local_reserved_ports", "40010-40019,40300");
         client.sysctl("net.ipv4.tcp_tw_reuse", "0");

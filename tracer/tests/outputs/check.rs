@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tracer::output::Format;
 use tracer::output::check::{Capability, CheckReport, Cost, ProgramCost, Verdict};
-use tracer::probes::SCHEDULE_PROBE;
+use tracer::probes::{CALL_PROBES, SCHEDULE_PROBE};
 use tracer::stream::{ProbeReport, ProbeState};
 
 fn report() -> CheckReport {
@@ -106,6 +106,27 @@ fn a_probe_that_only_adds_precision_is_not_missed() {
     assert!(text.contains("in full: 1 of 1 probes attached"), "{text}");
     let json: serde_json::Value = serde_json::from_str(&written(&report, Format::Json)).unwrap();
     assert_eq!(json["probes"][1]["state"], "not_needed");
+}
+
+#[test]
+fn a_probe_of_failed_calls_is_told_as_lost_and_not_missed_by_watch() {
+    let mut report = report();
+    report.verdict = Verdict::Full;
+    report.probes.pop();
+    report.probes.push(ProbeReport {
+        name: CALL_PROBES[0],
+        hook: "sys_exit_connect",
+        state: ProbeState::Refused("this kernel has no such tracepoint".to_owned()),
+        purpose: "diagnose: the errno of connect()",
+    });
+    let text = written(&report, Format::Table);
+    assert!(
+        text.contains("lost without it: diagnose: the errno of connect()"),
+        "{text}"
+    );
+    assert!(text.contains("in full: 1 of 1 probes attached"), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&written(&report, Format::Json)).unwrap();
+    assert_eq!(json["probes"][1]["state"], "refused");
 }
 
 #[test]

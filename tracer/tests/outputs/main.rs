@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod check;
+mod diagnosis;
 mod filters;
 mod ndjson;
 mod ports;

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use serde_json::{Value, json};
+use tracer::consumer::Consumer as _;
 use tracer::output::{Format, Loss, Summary, Terminal, Writer};
 use tracer::record::CloseKind;
-use tracer::stream::{Meta, ProbeReport, ProbeState, Purpose, Skipped, Sweep};
+use tracer::stream::{Meta, Name, ProbeReport, ProbeState, Purpose, Skipped, Sweep};
 use tracer_common::event::Kind;
 
 use crate::samples::{self, WALL, at};
@@ -110,6 +111,40 @@ fn what_was_never_seen_is_null() {
 }
 
 #[test]
+fn a_socket_is_called_by_its_cgroup_and_namespace() {
+    let id = "0a".repeat(32);
+    let path = format!("/kubepods/burstable/pod{}/crio-{id}", "c9".repeat(16));
+    let told = |path: Option<&str>, name: Option<&str>| {
+        line(|writer, out| {
+            let path = path.map(str::to_owned);
+            let name = name.map(str::to_owned);
+            let cgroup = 9_007_199_254_740_993;
+            writer.name(&Name::Cgroup { id: cgroup, path });
+            let inode = 4_026_531_840;
+            writer.name(&Name::Netns { inode, name });
+            writer.close(&samples::active().0, WALL, out);
+        })
+    };
+    let pod = told(Some(&path), Some("blue"));
+    assert_eq!(pod["netns_name"], json!("blue"));
+    assert_eq!(pod["cgroup"], json!(path));
+    assert_eq!(pod["unit"], Value::Null);
+    let container = json!({"id": id, "runtime": "cri-o", "pod_uid": "c9".repeat(16)});
+    assert_eq!(pod["container"], container);
+
+    let service = told(Some("/system.slice/php-fpm.service"), None);
+    assert_eq!(service["unit"], json!("php-fpm.service"));
+    for field in ["container", "netns_name"] {
+        assert_eq!(service[field], Value::Null, "{field}");
+    }
+    let gone = told(None, None);
+    for field in ["cgroup", "unit", "container"] {
+        assert_eq!(gone[field], Value::Null, "{field}");
+    }
+    assert_eq!(gone["cgroup_id"], json!("9007199254740993"));
+}
+
+#[test]
 fn a_name_survives_as_text() {
     let line = line(|writer, out| writer.close(&samples::evil(), WALL, out));
     let opener = &line["process"]["opener"];
@@ -151,6 +186,30 @@ fn an_errno_is_symbolic() {
     assert_eq!(errno(Some(999)), json!("E999"));
     assert_eq!(errno(Some(0)), Value::Null);
     assert_eq!(errno(None), Value::Null);
+}
+
+#[test]
+fn a_failed_call_says_what_was_asked_for_and_whether_a_record_tells_of_it() {
+    let mut call = samples::failed_connect();
+    assert_eq!(
+        line(|writer, out| writer.call(&call, WALL, out)),
+        json!({
+            "type": "call", "at": "2026-11-20T23:58:01.000456789Z", "monotonic_ns": at(1_000).0,
+            "call": "connect", "errno": "ENETUNREACH",
+            "address": {"address": "10.9.0.9", "port": 3306}, "state": "CLOSE",
+            "netns": 4_026_531_840_u32, "netns_cookie": "1",
+            "local": {"address": null, "port": null}, "peer": {"address": null, "port": null},
+            "pid": 812, "tid": 813, "comm": "php-fpm", "name": "php-fpm", "has_record": false,
+        })
+    );
+    (call.netns, call.netns_cookie) = (0, 0);
+    (call.failed.address, call.failed.state) = (None, None);
+    call.failed.errno = 24;
+    let line = line(|writer, out| writer.call(&call, WALL, out));
+    assert_eq!(line["errno"], json!("EMFILE"));
+    for unknown in ["address", "state", "netns", "netns_cookie"] {
+        assert_eq!(line[unknown], Value::Null, "{unknown}");
+    }
 }
 
 #[test]

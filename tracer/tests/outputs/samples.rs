@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 
 use tracer::record::{
-    Close, CloseCause, CloseKind, EntryPrecision, FinWait2, FinWait2Exit, Incomplete, Initiator,
-    Previous, Process, Record, Role, Source, StateVisit, TimeWait, TimeWaitExit, TimeWaitSkipped,
-    Traffic, TransitionRow,
+    Call, Close, CloseCause, CloseKind, EntryPrecision, FinWait2, FinWait2Exit, Incomplete,
+    Initiator, Previous, Process, Record, Role, Source, StateVisit, TimeWait, TimeWaitExit,
+    TimeWaitSkipped, Traffic, TransitionRow,
 };
+use tracer::stream::FailedCall;
 use tracer::time::{Timestamp, WallOffset};
 use tracer_common::tcp::{Endpoint, Flow, TcpState};
 
@@ -79,6 +80,7 @@ pub fn record(flow: Flow, role: Role, close: Close) -> Record {
         closer: Process::default(),
         uid: None,
         cgroup_id: None,
+        timestamps: Some(true),
         traffic: None,
         incomplete: Vec::new(),
     }
@@ -350,6 +352,7 @@ pub fn transitions() -> Vec<TransitionRow> {
         to,
         for_ns,
         process,
+        cgroup_id: None,
     };
     let php = process(b"php-fpm", 812, Source::Exact);
     let nobody = Process::default();
@@ -405,4 +408,26 @@ pub fn transitions() -> Vec<TransitionRow> {
             nobody,
         ),
     ]
+}
+
+/// A connect() that found no route, php-fpm's.
+pub fn failed_connect() -> Call {
+    let process = process(b"php-fpm", 812, Source::Exact);
+    Call {
+        at: at(1_000),
+        netns: 4_026_531_840,
+        netns_cookie: 1,
+        flow: flow(("0.0.0.0", 0), ("0.0.0.0", 0)),
+        failed: FailedCall {
+            call: tracer::stream::Call::Connect,
+            errno: 101,
+            address: Some("10.9.0.9:3306".parse().unwrap()),
+            state: Some(TcpState::Close),
+            pid: 812,
+            tid: 813,
+            comm: process.comm.unwrap(),
+            name: process.name.unwrap(),
+        },
+        has_record: false,
+    }
 }

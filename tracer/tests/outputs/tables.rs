@@ -2,9 +2,10 @@
 
 use bytes::BytesMut;
 use jiff::tz::TimeZone;
+use tracer::consumer::Consumer as _;
 use tracer::output::{Format, Loss, Summary, Terminal, Writer};
 use tracer::record::{CloseKind, Incomplete};
-use tracer::stream::Meta;
+use tracer::stream::{Call, Meta};
 use tracer_common::event::Kind;
 use unicode_width::UnicodeWidthStr;
 
@@ -201,6 +202,24 @@ fn times_of_day_are_those_of_the_zone() {
     });
     assert!(table.starts_with("TIME +02:00 "), "{table}");
     assert!(table.contains("\n01:58:01.483 "), "{table}");
+}
+
+#[test]
+fn a_failed_call_is_a_line_between_the_rows() {
+    for transitions in [false, true] {
+        let mut writer = Writer::new(Format::Table, Terminal::none(), transitions);
+        let mut call = samples::failed_connect();
+        let mut out = BytesMut::new();
+        writer.call(&call, WALL, &mut out);
+        call.failed.call = Call::Socket;
+        (call.failed.address, call.failed.errno) = (None, 24);
+        writer.call(&call, WALL, &mut out);
+        assert_eq!(
+            text(&out),
+            "23:58:01.000 × connect() to 10.9.0.9:3306 failed: ENETUNREACH (php-fpm/812)\n\
+             23:58:01.000 × socket() failed: EMFILE (php-fpm/812)\n"
+        );
+    }
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use tracer::engine::{Engine, Output};
-use tracer::record::holding::{Holding, HoldingChange};
-use tracer::record::{Process, Record, Source};
+use tracer::record::holding::{Holding, HoldingChange, Use};
+use tracer::record::{Call, Process, Record, Source};
 use tracer::time::Timestamp;
 use tracer_common::tcp::TcpState;
 
@@ -51,8 +51,31 @@ pub fn drain(engine: &mut Engine, names: &Names, text: &mut String) {
             }
             Output::End(record) => end(text, &record, &name),
             Output::Holding(change) => holding(text, &change),
+            Output::Call(call) => failed_call(text, &call),
         }
     }
+}
+
+fn failed_call(text: &mut String, call: &Call) {
+    let failed = &call.failed;
+    let asked = failed.address.map(|address| format!(" {address}"));
+    let state = failed.state.map(|state| format!(" in {state}"));
+    writeln!(
+        text,
+        "call {} {}{} errno {}{} by {}{}",
+        seconds(call.at.0),
+        failed.call.name(),
+        asked.unwrap_or_default(),
+        failed.errno,
+        state.unwrap_or_default(),
+        failed.tid,
+        if call.has_record {
+            ", in a record"
+        } else {
+            ", in no record"
+        }
+    )
+    .unwrap();
 }
 
 fn holding(text: &mut String, change: &HoldingChange) {
@@ -63,10 +86,14 @@ fn holding(text: &mut String, change: &HoldingChange) {
                 .ends_at
                 .map(|at| format!(" until {}", seconds(at.0)));
             let owner = process(" for", &holding.owner.process);
+            // Of others the states tell it.
+            let since = holding.since.filter(|_| holding.by == Use::CloseWait);
+            let since = since.map(|at| format!(" since {}", seconds(at.0)));
             format!(
-                "{:?}:{}{}{owner}",
+                "{:?}:{}{}{}{owner}",
                 holding.by,
                 holding.port,
+                since.unwrap_or_default(),
                 until.unwrap_or_default()
             )
         }
@@ -210,7 +237,10 @@ fn process(what: &str, process: &Process) -> String {
     match (process.tid, process.source) {
         (Some(tid), Source::Exact) => format!("{what} {tid}"),
         (Some(tid), source) => format!("{what} {tid} ({source:?})"),
-        (None, _) => String::new(),
+        (None, source) => match process.pid {
+            Some(pid) => format!("{what} process {pid} ({source:?})"),
+            None => String::new(),
+        },
     }
 }
 

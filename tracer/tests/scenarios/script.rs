@@ -10,11 +10,13 @@
 //! SECONDS NAME timer_start|timer_cancel|timer_expire|schedule TIME_WAIT|FIN_WAIT2 [left=jiffies|expires=jiffies]
 //! SECONDS NAME segment TIME_WAIT [tcp=FIN|RST|…] [payload=10]
 //! SECONDS NAME reset_received | reset_sent state=TIME_WAIT [answers]
+//! SECONDS NAME connect|bind|socket|accept errno=EADDRNOTAVAIL [asked=10.0.0.9:80] [tid=812] [state=SYN_SENT]
+//!                                            a system call that failed
 //! SECONDS sweep [skipped=INODE|unnamed]       all network namespaces have been asked
 //! SECONDS watermark
 //! lost                                       the next event comes after others that were lost
 //! SECONDS lost                               events before this time were lost
-//! SECONDS inventory from=SECONDS [broken] NAME=STATE NAME=SUBSTATE@SECONDS
+//! SECONDS inventory from=SECONDS [broken] NAME=STATE[~SECONDS] NAME=SUBSTATE@SECONDS owner=NAME:PID
 //!                                            what sock_diag found; @: the minisocket's nominal end
 //! finish
 //! ```
@@ -27,7 +29,8 @@ use std::time::Duration;
 
 use tracer::engine::{Config, Engine};
 use tracer::stream::{
-    Body, Event, Found, Holder, Inventory, Minisocket, Purpose, Skipped, Socket, Sweep, Task,
+    Body, Call, Event, FailedCall, Found, Holder, Inventory, Minisocket, Ownership, Purpose,
+    Skipped, Socket, Sweep, Task,
 };
 use tracer::time::Timestamp;
 use tracer_common::event::{CloseFacts, flags, marks};
@@ -178,20 +181,39 @@ impl Script {
 
     fn inventory(&mut self, until: Timestamp, words: &Words<'_>) -> Parsed<Inventory> {
         let mut found = Vec::new();
+        let mut owners = Vec::new();
         for word in &words.0[1..] {
             let Some((name, held)) = word.split_once('=') else {
                 continue;
             };
+            if name == "owner" {
+                let (name, pid) = held.split_once(':').ok_or("owner=NAME:PID")?;
+                let socket = self.sockets.get(name).ok_or("unknown socket")?;
+                owners.push(Ownership {
+                    cookie: socket.cookie,
+                    pid: pid.parse().map_err(|_| "not a pid")?,
+                    name: *b"owner\0\0\0\0\0\0\0\0\0\0\0",
+                    reuse_address: None,
+                });
+                continue;
+            }
             let Some(socket) = self.sockets.get(name) else {
                 continue;
             };
-            let holder = match held.split_once('@') {
+            let (held, silence) = match held.split_once('~') {
+                Some((held, silence)) => (held, Some(time(silence)?)),
+                None => (held, None),
+            };
+            let mut holder = match held.split_once('@') {
                 Some((substate, end)) => Holder::Minisocket {
                     substate: state(substate)?,
                     ends_at: time(end)?,
                 },
                 None => Holder::socket(state(held)?, Some(33)),
             };
+            if let Holder::Socket { silent_for, .. } = &mut holder {
+                *silent_for = silence.map(|time| Duration::from_nanos(time.0));
+            }
             found.push(Found {
                 cookie: socket.cookie,
                 flow: socket.flow,
@@ -206,7 +228,7 @@ impl Script {
             until,
             whole: !words.has("broken"),
             found,
-            owners: Vec::new(),
+            owners,
         })
     }
 
@@ -374,6 +396,27 @@ impl Script {
                     payload: words.number("payload", 0)?,
                 }
             }
+            "connect" | "bind" | "socket" | "accept" => Body::CallFailed(FailedCall {
+                call: match verb {
+                    "connect" => Call::Connect,
+                    "bind" => Call::Bind,
+                    "socket" => Call::Socket,
+                    _ => Call::Accept,
+                },
+                errno: errno(words.value("errno").ok_or("no errno")?)?,
+                address: match words.value("asked") {
+                    Some(asked) => Some(asked.parse().map_err(|_| "bad address")?),
+                    None => None,
+                },
+                state: match verb {
+                    "socket" => None,
+                    _ => Some(state(words.value("state").unwrap_or("CLOSE"))?),
+                },
+                pid: words.number("tid", 812)?,
+                tid: words.number("tid", 812)?,
+                comm: [0; 16],
+                name: [0; 16],
+            }),
             "reset_received" => Body::ResetReceived { state: 1 },
             "reset_sent" => Body::ResetSent {
                 state: match words.value("state") {
@@ -477,6 +520,10 @@ fn errno(name: &str) -> Parsed<u16> {
         "ECONNRESET" => libc::ECONNRESET as u16,
         "ECONNREFUSED" => libc::ECONNREFUSED as u16,
         "ECONNABORTED" => libc::ECONNABORTED as u16,
+        "EADDRNOTAVAIL" => libc::EADDRNOTAVAIL as u16,
+        "EADDRINUSE" => libc::EADDRINUSE as u16,
+        "EMFILE" => libc::EMFILE as u16,
+        "ENETUNREACH" => libc::ENETUNREACH as u16,
         "EPIPE" => libc::EPIPE as u16,
         "ETIMEDOUT" => libc::ETIMEDOUT as u16,
         "EHOSTUNREACH" => libc::EHOSTUNREACH as u16,

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::process::ExitStatus;
 
 use crate::kernel::Wall;
-use crate::ndjson::{Endpoint, Inventory, Line, Loss, Meta, Record, Summary, Transition};
+use crate::ndjson::{Call, Endpoint, Inventory, Line, Loss, Meta, Record, Summary, Transition};
 use crate::witness::Hidden;
 
 /// What it printed so far.
@@ -17,6 +17,7 @@ pub struct Lines {
     /// Each with the time at which it was read; 0 if it was parsed afterwards.
     pub closes: Vec<(Wall, Record)>,
     pub ends: Vec<Record>,
+    pub calls: Vec<Call>,
     pub losses: Vec<Loss>,
     pub inventories: Vec<Inventory>,
     pub summary: Option<Summary>,
@@ -44,6 +45,7 @@ impl Lines {
             Ok(Line::Transition(transition)) => self.transitions.push((at, transition)),
             Ok(Line::Close(record)) => self.closes.push((at, record)),
             Ok(Line::End(record)) => self.ends.push(record),
+            Ok(Line::Call(call)) => self.calls.push(call),
             Ok(Line::Loss(loss)) => self.losses.push(loss),
             Ok(Line::Inventory(inventory)) => self.inventories.push(inventory),
             Ok(Line::Summary(summary)) if self.summary.is_none() => self.summary = Some(summary),
@@ -70,6 +72,9 @@ impl Lines {
                 record.complete,
                 record.incomplete_reasons,
             );
+        }
+        for call in self.calls.iter().take(20) {
+            let _ = write!(text, "\n  {call:?}");
         }
         text
     }

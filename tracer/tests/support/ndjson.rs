@@ -18,6 +18,8 @@ pub enum Line {
     Close(Record),
     /// The tuple is free again.
     End(Record),
+    /// With `--calls`.
+    Call(Call),
     /// Events were lost.
     Loss(Loss),
     /// All namespaces were looked at.
@@ -41,6 +43,7 @@ impl Line {
             b"transition" => serde_json::from_slice(line).map(Self::Transition),
             b"close" => serde_json::from_slice(line).map(Self::Close),
             b"end" => serde_json::from_slice(line).map(Self::End),
+            b"call" => serde_json::from_slice(line).map(Self::Call),
             b"loss" => serde_json::from_slice(line).map(Self::Loss),
             b"inventory" => serde_json::from_slice(line).map(Self::Inventory),
             b"summary" => serde_json::from_slice(line).map(Self::Summary),
@@ -81,6 +84,23 @@ impl Meta {
     }
 }
 
+/// A system call that failed.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Call {
+    pub call: String,
+    pub errno: String,
+    /// What was asked for.
+    pub address: Option<Endpoint>,
+    pub state: Option<String>,
+    pub netns: Option<u32>,
+    pub local: Endpoint,
+    pub pid: u32,
+    pub tid: u32,
+    pub comm: String,
+    pub name: String,
+    pub has_record: bool,
+}
+
 /// A connection, at its verdict or at its end.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Record {
@@ -109,6 +129,9 @@ pub struct Record {
     pub previous: Option<Previous>,
     pub process: Option<Processes>,
     pub uid: Option<u32>,
+    pub cgroup: Option<String>,
+    pub unit: Option<String>,
+    pub container: Option<Container>,
     pub traffic: Option<Traffic>,
     pub complete: bool,
     pub incomplete_reasons: Vec<String>,
@@ -221,8 +244,17 @@ pub struct Processes {
 #[derive(Clone, Debug, Deserialize)]
 pub struct Process {
     pub pid: Option<u32>,
+    pub tid: Option<u32>,
     pub comm: Option<String>,
+    pub name: Option<String>,
     pub source: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Container {
+    pub id: String,
+    pub runtime: Option<String>,
+    pub pod_uid: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

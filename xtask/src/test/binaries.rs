@@ -77,7 +77,7 @@ impl Binaries {
             let name = text(&message["target"]["name"]).context("cargo's messages: no name")?;
             let kind = text(&message["target"]["kind"][0]).context("cargo's messages: no kind")?;
             if message["profile"]["test"] != true {
-                if kind == "bin" {
+                if kind == "bin" || kind == "example" {
                     found.programs.push((name, executable));
                 }
                 continue;

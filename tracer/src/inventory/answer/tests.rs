@@ -50,8 +50,16 @@ fn shown(found: &Found) -> (String, bool, Holder) {
     (found.flow.to_string(), found.socket_is_v6, found.holder)
 }
 
-const fn socket(state: TcpState, uid: Option<u32>) -> Holder {
-    Holder::socket(state, uid)
+/// A socket of root's: its queue, what bounds that, and the inode of its descriptor.
+const fn socket(state: TcpState, (queued, limit): (u32, u32), inode: u32) -> Holder {
+    Holder::Socket {
+        state,
+        uid: Some(0),
+        inode,
+        queued,
+        limit,
+        silent_for: None,
+    }
 }
 
 const fn minisocket(substate: TcpState, left_ms: u64) -> Holder {
@@ -63,7 +71,6 @@ const fn minisocket(substate: TcpState, left_ms: u64) -> Holder {
 
 #[test]
 fn each_holder_is_what_the_kernel_had() {
-    let root = Some(0);
     let v4 = |local: u16, peer: u16| format!("127.0.0.1:{local} -> 127.0.0.1:{peer}");
     let listener = |end: &str| format!("{end} -> *:*");
     for (message, flow, is_v6, holder) in [
@@ -71,43 +78,43 @@ fn each_holder_is_what_the_kernel_had() {
             recorded::LISTEN,
             listener("127.0.0.1:5001"),
             false,
-            socket(Listen, root),
+            socket(Listen, (0, 128), 0x0223_0d92),
         ),
         (
             recorded::LISTEN_DUAL,
             listener("*:5002"),
             true,
-            socket(Listen, root),
+            socket(Listen, (0, 128), 0x0223_0d93),
         ),
         (
             recorded::LISTEN_MAPPED,
             listener("127.0.0.1:5004"),
             true,
-            socket(Listen, root),
+            socket(Listen, (0, 128), 0x0223_0d94),
         ),
         (
             recorded::CLOSE_WAIT,
             v4(5001, 6006),
             false,
-            socket(CloseWait, root),
+            socket(CloseWait, (1, 0), 0x0223_0da2),
         ),
         (
             recorded::ESTABLISHED_V6,
             "[::1]:6002 -> [::1]:5002".to_owned(),
             true,
-            socket(Established, root),
+            socket(Established, (0, 0), 0x0223_0d99),
         ),
         (
             recorded::ESTABLISHED_MAPPED,
             v4(5002, 6003),
             true,
-            socket(Established, root),
+            socket(Established, (0, 0), 0x0223_0d9c),
         ),
         (
             recorded::FIN_WAIT2,
             v4(6007, 5001),
             false,
-            socket(FinWait2, root),
+            socket(FinWait2, (0, 0), 0x0223_0da3),
         ),
         (
             recorded::TIME_WAIT,
@@ -133,6 +140,24 @@ fn each_holder_is_what_the_kernel_had() {
 }
 
 #[test]
+fn the_peer_of_close_wait_was_heard_with_its_last_data_or_acknowledgement() {
+    let silent_for = |message: &str| match one(message).holder {
+        Holder::Socket { silent_for, .. } => silent_for,
+        holder => panic!("a full socket: {holder:?}"),
+    };
+    assert_eq!(silent_for(recorded::CLOSE_WAIT), None, "it was not asked");
+    // As long as Linux 3.4's struct tcp_info was at least: 2 s and 1.5 s ago.
+    let info = format!("40000200{}d0070000dc050000", "00".repeat(52));
+    let asked = |message: &str| message.replacen("7c", "bc", 1) + &info;
+    let freshest = Some(Duration::from_millis(1_500));
+    assert_eq!(silent_for(&asked(recorded::CLOSE_WAIT)), freshest);
+    assert_eq!(silent_for(&asked(recorded::FIN_WAIT2)), None);
+    // A shorter one does not say.
+    let short = recorded::CLOSE_WAIT.replacen("7c", "84", 1) + "0800020000000000";
+    assert_eq!(silent_for(&short), None);
+}
+
+#[test]
 fn an_unspecified_peer_is_of_the_family_that_the_probes_give() {
     let peer = |message| one(message).flow.peer.address;
     assert_eq!(peer(recorded::LISTEN), Ipv4Addr::UNSPECIFIED);
@@ -145,7 +170,13 @@ fn request_sockets_are_left_out_and_full_ones_in_syn_recv_are_not() {
     assert_eq!(read(&[recorded::REQUEST]).unwrap().0, []);
     let full = one(recorded::SYN_RECV);
     // Nobody has accepted it: the owner that the kernel gives is nobody's word.
-    assert_eq!(full.holder, socket(SynRecv, None));
+    let Holder::Socket {
+        state, uid, queued, ..
+    } = full.holder
+    else {
+        panic!("a full socket: {full:?}");
+    };
+    assert_eq!((state, uid, queued), (SynRecv, None, 1));
     assert_eq!(full.flow.to_string(), "10.9.9.1:5003 -> 10.8.8.9:7002");
 }
 

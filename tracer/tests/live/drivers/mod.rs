@@ -13,6 +13,7 @@ use crate::namespace::Namespace;
 pub mod churn;
 pub mod mixed;
 pub mod nginx;
+pub mod scene;
 
 /// Where the two ends of a connection live.
 #[derive(Clone, Copy)]

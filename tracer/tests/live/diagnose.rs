@@ -1,0 +1,308 @@
+//! `tracer diagnose` on incidents: who, where, how many, and what to change, held against what the
+//! programs counted and what the kernel's own table shows.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::drivers::scene::Scene;
+use crate::gate;
+use crate::tracer::BINARY;
+
+/// `tracer diagnose`, running.
+struct Diagnose {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+}
+
+/// What it said.
+struct Said {
+    stdout: String,
+    stderr: String,
+    code: Option<i32>,
+}
+
+impl Diagnose {
+    /// Starts it with these further words and waits until its probes are attached.
+    fn start(words: &str) -> Self {
+        let _settings = gate::ordinary_settings();
+        let mut child = Command::new(BINARY)
+            .arg("diagnose")
+            .args(words.split_whitespace())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("start {BINARY}: {error}"));
+        let mut stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
+        let mut said = String::new();
+        while !said.contains("watching") {
+            let read = stderr.read_line(&mut said).expect("read its stderr");
+            assert!(read > 0, "it never watched: {said}");
+        }
+        Self { child, stderr }
+    }
+
+    /// Waits for its end.
+    fn finish(mut self) -> Said {
+        let mut stdout = String::new();
+        let mut pipe = self.child.stdout.take().expect("stdout is piped");
+        pipe.read_to_string(&mut stdout).expect("read its stdout");
+        let mut stderr = String::new();
+        self.stderr
+            .read_to_string(&mut stderr)
+            .expect("read its stderr");
+        let code = self.child.wait().expect("wait for it").code();
+        Said {
+            stdout,
+            stderr,
+            code,
+        }
+    }
+}
+
+impl Said {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("{error}\n{}\n{}", self.stdout, self.stderr))
+    }
+
+    fn first_lines(&self) -> (&str, &str) {
+        let mut lines = self.stdout.lines();
+        let lines = (lines.next(), lines.next());
+        let (Some(first), Some(second)) = lines else {
+            panic!("not two lines: {}", self.stdout);
+        };
+        (first, second)
+    }
+}
+
+/// The finding of a rule, of which there is to be one.
+fn finding<'a>(diagnosis: &'a Value, rule: &str) -> &'a Value {
+    let findings = diagnosis["findings"].as_array().expect("findings");
+    let mut of_rule = findings.iter().filter(|finding| finding["rule"] == rule);
+    match (of_rule.next(), of_rule.next()) {
+        (Some(finding), None) => finding,
+        _ => panic!("not one finding of {rule}: {diagnosis:#}"),
+    }
+}
+
+/// The rules of all findings that are errors or warnings.
+fn alarms(diagnosis: &Value) -> Vec<&str> {
+    let findings = diagnosis["findings"].as_array().expect("findings");
+    let alarming = findings
+        .iter()
+        .filter(|finding| finding["severity"] != "info");
+    alarming
+        .map(|finding| finding["rule"].as_str().expect("a rule"))
+        .collect()
+}
+
+/// How many TCP sockets of any kind the kernel's own table shows to `port`, in the namespace of
+/// process `pid`.
+fn tuples_to(pid: u64, port: u16) -> u64 {
+    let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).expect("the kernel's table");
+    let port = format!(":{port:04X}");
+    let peers = table
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().nth(2));
+    let to_port = peers.filter(|peer| peer.is_some_and(|peer| peer.ends_with(&port)));
+    to_port.count() as u64
+}
+
+#[test]
+fn a_client_without_ports_is_named_with_its_destination_its_figures_and_the_cure() {
+    gate::quiet(|| {
+        let mut scene = Scene::set("exhaustion --ports 1000 --rate 100");
+        let (netns, client) = (scene.netns(), scene.number("client"));
+
+        // All is held still: what is used is what the kernel's table shows, after two seconds.
+        let begun = Instant::now();
+        let still = Diagnose::start(&format!("--json --netns {netns} --duration 1s")).finish();
+        assert!(
+            begun.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            begun.elapsed()
+        );
+        let still = still.json();
+        let found = finding(&still, "ports-exhausted");
+        assert_eq!(
+            found["subject"]["used"],
+            tuples_to(client, 3306),
+            "{found:#}"
+        );
+        assert_eq!(found["subject"]["capacity"], scene.number("capacity"));
+
+        let words = format!("--netns {netns} --duration 8s");
+        let diagnose = Diagnose::start(&format!("--json {words}"));
+        let text = Diagnose::start(&words);
+        scene.go();
+        std::thread::sleep(Duration::from_secs(4));
+        let done = scene.hold();
+        let failed = done["checkout"]["no_port"].as_u64();
+        assert!(failed > Some(300), "{done}");
+        let (diagnose, text) = (diagnose.finish(), text.finish());
+        assert_eq!(diagnose.code, Some(1), "{}", diagnose.stderr);
+        let said = diagnose.json();
+        assert_eq!(said["verdict"], "findings");
+        let found = finding(&said, "ports-exhausted");
+        assert_eq!(found["severity"], "error");
+        let subject = &found["subject"];
+        assert_eq!(subject["failed"].as_u64(), failed, "{said:#}");
+        assert_eq!(subject["process"]["name"], "checkout", "{said:#}");
+        assert_eq!(subject["process"]["pids"], serde_json::json!([client]));
+        assert_eq!(subject["destination"]["address"], "10.77.0.2");
+        assert_eq!(subject["destination"]["port"], 3306);
+        assert_eq!(subject["netns"].as_u64(), Some(netns));
+        let advice = &found["advice"][0];
+        assert_eq!(advice["present"], "2", "{said:#}");
+        let command = advice["command"].as_str().unwrap_or_default();
+        assert!(command.contains("net.ipv4.tcp_tw_reuse=1"), "{said:#}");
+        assert!(
+            command.contains(&client.to_string()),
+            "in its netns: {command}"
+        );
+        assert_eq!(alarms(&said), ["ports-exhausted"], "{said:#}");
+
+        let (first, second) = text.first_lines();
+        for word in ["checkout", "10.77.0.2:3306", "1,000 of 1,000"] {
+            assert!(first.contains(word), "{word} in {first}");
+        }
+        assert!(second.starts_with("Change: "), "{second}");
+        assert!(second.contains("tcp_tw_reuse"), "{second}");
+    });
+}
+
+#[test]
+fn a_server_that_never_closes_is_named() {
+    gate::quiet(|| {
+        let mut scene = Scene::set("close-wait --first 60 --rate 10");
+        let (netns, server) = (scene.netns(), scene.number("server"));
+        let words = format!("--netns {netns} --duration 8s");
+        let diagnose = Diagnose::start(&format!("--json {words}"));
+        let text = Diagnose::start(&words);
+        scene.go();
+        let (diagnose, text) = (diagnose.finish(), text.finish());
+        let made = 60 + scene.hold()["browser"]["made"].as_u64().expect("a count");
+        assert_eq!(diagnose.code, Some(1), "{}", diagnose.stderr);
+        let said = diagnose.json();
+        let found = finding(&said, "close-wait-growing");
+        assert_eq!(found["severity"], "error");
+        let subject = &found["subject"];
+        assert_eq!(subject["process"]["name"], "reports", "{said:#}");
+        assert_eq!(subject["process"]["pids"], serde_json::json!([server]));
+        assert_eq!(subject["local_port"], 8080);
+        let held = subject["used"].as_u64().expect("how many it holds");
+        assert!(
+            (60 + 50..=made).contains(&held),
+            "{held} of {made}: {said:#}"
+        );
+        assert_eq!(alarms(&said), ["close-wait-growing"], "{said:#}");
+        let (first, second) = text.first_lines();
+        assert!(
+            first.contains("reports") && first.contains("CLOSE_WAIT"),
+            "{first}"
+        );
+        assert!(second.contains("close"), "{second}");
+    });
+}
+
+#[test]
+fn a_healthy_host_is_called_healthy() {
+    gate::quiet(|| {
+        let mut scene = Scene::set("healthy --rate 500");
+        let netns = scene.netns();
+        let words = format!("--netns {netns} --duration 6s");
+        let diagnose = Diagnose::start(&format!("--json {words}"));
+        let text = Diagnose::start(&words);
+        scene.go();
+        let (diagnose, text) = (diagnose.finish(), text.finish());
+        scene.hold();
+        let said = diagnose.json();
+        assert_eq!(alarms(&said), [] as [&str; 0], "{said:#}");
+        assert_eq!(said["verdict"], "healthy", "{said:#}");
+        assert_eq!(diagnose.code, Some(0), "{}", diagnose.stderr);
+        let connections = said["connections"].as_u64().expect("how many");
+        assert!(connections >= 2 * 2_500, "both ends count: {said:#}");
+        let (first, second) = text.first_lines();
+        assert!(first.starts_with("Healthy: "), "{first}");
+        assert_eq!(second, "Change nothing.");
+    });
+}
+
+#[test]
+fn what_fails_for_another_reason_is_not_put_down_to_time_wait() {
+    gate::quiet(|| {
+        let mut scene = Scene::set("refused --first 400 --rate 50");
+        let netns = scene.netns();
+        let words = format!("--netns {netns} --duration 8s");
+        let diagnose = Diagnose::start(&format!("--json {words}"));
+        let text = Diagnose::start(&words);
+        scene.go();
+        std::thread::sleep(Duration::from_secs(5));
+        let refused = scene.hold()["checkout"]["refused"].as_u64();
+        let (diagnose, text) = (diagnose.finish(), text.finish());
+        assert_eq!(diagnose.code, Some(1), "{}", diagnose.stderr);
+        let said = diagnose.json();
+        let found = finding(&said, "connects-refused");
+        assert_eq!(found["severity"], "error");
+        let subject = &found["subject"];
+        assert_eq!(subject["failed"].as_u64(), refused, "{said:#}");
+        assert_eq!(subject["process"]["name"], "checkout", "{said:#}");
+        assert_eq!(subject["destination"]["port"], 3306);
+        let evidence = found["evidence"].to_string();
+        assert!(evidence.contains("not TIME_WAIT: 400 of 1,000"), "{said:#}");
+        assert_eq!(alarms(&said), ["connects-refused"], "{said:#}");
+        let (first, _) = text.first_lines();
+        for word in ["checkout", "10.77.0.2:3306", "refused"] {
+            assert!(first.contains(word), "{word} in {first}");
+        }
+    });
+}
+
+#[test]
+fn of_six_programs_the_one_whose_time_waits_fill_its_ports_is_named() {
+    gate::alone(|| {
+        let mut scene = Scene::set("crowd --ports 20000 --others 16000");
+        let made = scene.facts["done"].as_object().expect("tallies");
+        let made: u64 = made
+            .values()
+            .filter_map(|tally| tally["made"].as_u64())
+            .sum();
+        assert_eq!(made, 100_000, "{}", scene.facts);
+        let netns = scene.netns();
+        let diagnose = Diagnose::start(&format!("--json --netns {netns} --duration 8s"));
+        scene.go();
+        std::thread::sleep(Duration::from_secs(4));
+        let failed = scene.hold()["billing"]["no_port"].as_u64();
+        let said = diagnose.finish().json();
+        assert_eq!(alarms(&said), ["ports-exhausted"], "{said:#}");
+        let subject = &finding(&said, "ports-exhausted")["subject"];
+        assert_eq!(subject["process"]["name"], "billing", "{said:#}");
+        assert_eq!(subject["failed"].as_u64(), failed, "{said:#}");
+        assert_eq!(subject["used"], 20_000, "{said:#}");
+        for other in ["checkout", "search", "mail", "images", "login"] {
+            let findings = said["findings"].to_string();
+            assert!(!findings.contains(other), "{other} in {said:#}");
+        }
+    });
+}
+
+#[test]
+fn fifty_thousand_healthy_connections_raise_no_alarm() {
+    gate::alone(|| {
+        let mut scene = Scene::set("healthy --rate 5000");
+        let netns = scene.netns();
+        let diagnose = Diagnose::start(&format!("--json --netns {netns} --duration 16s"));
+        scene.go();
+        let said = diagnose.finish().json();
+        let made = scene.hold()["checkout"]["made"].as_u64();
+        assert!(made > Some(50_000), "{made:?}");
+        assert_eq!(alarms(&said), [] as [&str; 0], "{said:#}");
+        assert_eq!(said["verdict"], "healthy", "{said:#}");
+    });
+}
