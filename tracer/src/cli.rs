@@ -32,18 +32,18 @@ pub enum Command {
     /// is free: marked └ in the table.
     #[command(after_help = WATCH_EXAMPLES)]
     Watch(WatchArgs),
-    /// Show which ephemeral ports are in use now, and by what.
-    ///
-    /// From sock_diag alone, at once. A row is what connect() shares one space of ports among:
-    /// network namespace, source address, destination address and port.
-    #[command(after_help = PORTS_EXAMPLES)]
-    Ports(PortsArgs),
     /// Tell what is wrong with this host's connections, who does it, and what to change.
     ///
     /// Watches until something is certain, for 30 seconds at most, and looks at the sockets that are
     /// there already: it is made to be started when connections fail.
     #[command(after_help = DIAGNOSE_EXIT)]
     Diagnose(DiagnoseArgs),
+    /// Show which ephemeral ports are in use now, and by what.
+    ///
+    /// From sock_diag alone, at once. A row is what connect() shares one space of ports among:
+    /// network namespace, source address, destination address and port.
+    #[command(after_help = PORTS_EXAMPLES)]
+    Ports(PortsArgs),
     /// Tell what this host supports: kernel, BTF, probes, capabilities.
     #[command(after_help = CHECK_EXIT)]
     Check(CheckArgs),
@@ -331,8 +331,8 @@ const EXAMPLES: &str = "\
 Examples:
   tracer watch --port 3306             who closes connections to the database, and how
   tracer watch --kind reset_sent,reset_received
-  tracer ports                         who uses up the ephemeral ports, and how many are left
   tracer diagnose                      what is wrong, who does it, what to change
+  tracer ports                         who uses up the ephemeral ports, and how many are left
   tracer check                         what can be seen on this host
 
 Root is needed, or the capabilities that `tracer check` names.";
@@ -348,19 +348,6 @@ Exit status:
   0  watched to the end: of --duration, by Ctrl-C or SIGTERM, or by a closed pipe
   2  could not run, or the command line is wrong";
 
-const PORTS_EXAMPLES: &str = "\
-Examples:
-  tracer ports --port 3306
-  tracer ports --netns web --all
-  tracer ports --json | jq '.routes[] | select(.share > 0.8)'
-
-A route whose USED comes to its CAPACITY has no port left: connect() fails with EADDRNOTAVAIL.
-Without root: this network namespace alone, and no names of other users' programs.
-
-Exit status:
-  0  looked; what could not be looked at is on stderr
-  2  could not run, or the command line is wrong";
-
 const DIAGNOSE_EXIT: &str = "\
 Examples:
   tracer diagnose                      at once, when connections fail
@@ -373,6 +360,19 @@ Exit status:
   2  could not run, or the command line is wrong
   3  inconclusive: no error was found, but a probe is missing, events were lost, or too little
      was to be seen";
+
+const PORTS_EXAMPLES: &str = "\
+Examples:
+  tracer ports --port 3306
+  tracer ports --netns web --all
+  tracer ports --json | jq '.routes[] | select(.share > 0.8)'
+
+A route whose USED comes to its CAPACITY has no port left: connect() fails with EADDRNOTAVAIL.
+Without root: this network namespace alone, and no names of other users' programs.
+
+Exit status:
+  0  looked; what could not be looked at is on stderr
+  2  could not run, or the command line is wrong";
 
 const CHECK_EXIT: &str = "\
 Exit status:

@@ -87,6 +87,19 @@ pub struct DiagnoseConfig {
     pub color: clap::ColorChoice,
 }
 
+/// `tracer ports`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortsConfig {
+    /// Which routes to show.
+    pub filter: Filter,
+    /// How to write them.
+    pub format: Format,
+    /// Whether to show all of them.
+    pub all: bool,
+    /// Whether to colour.
+    pub color: clap::ColorChoice,
+}
+
 impl DiagnoseConfig {
     /// How long a diagnosis takes at most where nobody says otherwise.
     const DURATION: Duration = Duration::from_secs(30);
@@ -108,19 +121,6 @@ impl TryFrom<DiagnoseArgs> for DiagnoseConfig {
             color: args.color,
         })
     }
-}
-
-/// `tracer ports`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortsConfig {
-    /// Which routes to show.
-    pub filter: Filter,
-    /// How to write them.
-    pub format: Format,
-    /// Whether to show all of them.
-    pub all: bool,
-    /// Whether to colour.
-    pub color: clap::ColorChoice,
 }
 
 impl TryFrom<PortsArgs> for PortsConfig {

@@ -38,18 +38,6 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        Command::Ports(args) => {
-            let config = PortsConfig::try_from(args)?;
-            let report = survey::ports(&config.filter).await?;
-            for line in report.complaints() {
-                let _ = writeln!(io::stderr(), "tracer: {line}");
-            }
-            let mut out = BytesMut::new();
-            let terminal = Terminal::stdout(config.color);
-            report.write(config.format, &terminal, config.all, &mut out);
-            print(&out)?;
-            Ok(ExitCode::SUCCESS)
-        }
         Command::Diagnose(args) => {
             let config = DiagnoseConfig::try_from(args)?;
             let style = Style {
@@ -64,6 +52,18 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             diagnosis::write(&report, &style, &mut out);
             print(&out)?;
             Ok(report.exit_code().into())
+        }
+        Command::Ports(args) => {
+            let config = PortsConfig::try_from(args)?;
+            let report = survey::ports(&config.filter).await?;
+            for line in report.complaints() {
+                let _ = writeln!(io::stderr(), "tracer: {line}");
+            }
+            let mut out = BytesMut::new();
+            let terminal = Terminal::stdout(config.color);
+            report.write(config.format, &terminal, config.all, &mut out);
+            print(&out)?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Check(args) => {
             let config = CheckConfig::from(args);

@@ -7,7 +7,7 @@ use foldhash::fast::RandomState;
 use hashbrown::{HashMap, HashSet};
 use tracer_common::tcp::{Endpoint, TcpState};
 
-use crate::config::netns::named;
+use crate::config::netns;
 use crate::engine::{Config, Engine, Output};
 use crate::filter::Filter;
 use crate::output::ports::{NamespacePorts, PortsReport, Program, RoutePorts};
@@ -64,7 +64,7 @@ pub async fn ports(filter: &Filter) -> anyhow::Result<PortsReport> {
             first.path, first.reason
         ))
     );
-    let mut report = report(&inventories, &readings, &named().collect(), filter);
+    let mut report = report(&inventories, &readings, &netns::named().collect(), filter);
     report.at = clock::monotonic();
     report.wall = clock::wall_offset();
     report.skipped = skipped;

@@ -10,7 +10,7 @@ use super::finding::Advice;
 use super::load::Load;
 use super::seen::Seen;
 use crate::output::text;
-use crate::ports::{Route, Space};
+use crate::ports::{Route, Space, collisions, reservation};
 use crate::stream::Settings;
 
 /// The lowest port that a wider range is advised to begin with: below are the ports that most
@@ -159,7 +159,7 @@ pub struct Wider {
     /// Ports of listeners that connect() could take from them while they restart: in order.
     pub collisions: Vec<u16>,
     /// The `ip_local_reserved_ports` that prevents that, those that are reserved now included.
-    pub reserved: Vec<(u16, u16)>,
+    pub reservation: String,
 }
 
 /// The widest range that is advised. `None`: it is as wide already, or is not known.
@@ -171,47 +171,19 @@ pub fn wider(seen: &Seen, netns_cookie: u64) -> Option<Wider> {
     if range == (first, last) {
         return None;
     }
+    let space = Space::with_range(&seen.ports, netns_cookie, settings, range)?;
     let is_reserved = |port: u16| {
         let mut spans = settings.reserved_ports.iter();
         spans.any(|(first, last)| (*first..=*last).contains(&port))
     };
-    let services = seen.ports.services();
-    let listening = services
-        .filter(|(service, used)| service.netns_cookie == netns_cookie && used.listeners > 0);
-    let mut collisions: Vec<u16> = listening
-        .map(|(service, _)| service.port)
-        .filter(|port| (range.0..=range.1).contains(port) && !is_reserved(*port))
-        .collect();
-    collisions.sort_unstable();
-    collisions.dedup();
-    let reserved = spans(settings, &collisions);
-    let widened = Settings {
-        port_range: Some(range),
-        reserved_ports: reserved.clone(),
-        ..Settings::default()
-    };
-    let capacity = Space::new(&widened, seen.ports.bound_ports(netns_cookie))?.capacity();
+    let mut collisions = collisions(&seen.ports, netns_cookie, range);
+    collisions.retain(|port| !is_reserved(*port));
     Some(Wider {
         range,
-        capacity,
+        capacity: space.capacity(),
+        reservation: reservation(settings, &collisions),
         collisions,
-        reserved,
     })
-}
-
-/// The ports that are reserved and `more`, as few spans as may be.
-fn spans(settings: &Settings, more: &[u16]) -> Vec<(u16, u16)> {
-    let mut spans = settings.reserved_ports.clone();
-    spans.extend(more.iter().map(|port| (*port, *port)));
-    spans.sort_unstable();
-    let mut joined: Vec<(u16, u16)> = Vec::new();
-    for (first, last) in spans {
-        match joined.last_mut() {
-            Some((_, end)) if u32::from(first) <= u32::from(*end) + 1 => *end = last.max(*end),
-            _ => joined.push((first, last)),
-        }
-    }
-    joined
 }
 
 /// 4. A wider ip_local_port_range. `None`: it is wide already, or not known.
@@ -228,9 +200,8 @@ pub fn widen_the_range(seen: &Seen, route: &Route, load: &Load) -> Option<Advice
                        when they start: reserve theirs too"
         .to_owned();
     if !wider.collisions.is_empty() {
-        let ports: Vec<String> = wider.reserved.iter().map(span).collect();
         let name = "net.ipv4.ip_local_reserved_ports";
-        let reserve = sysctl(seen, route.netns_cookie, name, &ports.join(","));
+        let reserve = sysctl(seen, route.netns_cookie, name, &wider.reservation);
         command = format!("{reserve} && {command}");
         let listeners: Vec<String> = wider.collisions.iter().map(u16::to_string).collect();
         caution = format!(
@@ -264,13 +235,6 @@ pub fn widen_the_range(seen: &Seen, route: &Route, load: &Load) -> Option<Advice
         caution: Some(caution),
         reference: "man 7 ip",
     })
-}
-
-fn span((first, last): &(u16, u16)) -> String {
-    match first == last {
-        true => first.to_string(),
-        false => format!("{first}-{last}"),
-    }
 }
 
 /// 5. More addresses, on either side. `None`: the capacity is not known or is enough.

@@ -65,7 +65,7 @@ pub(super) fn seconds(length: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnosis::example::{Example, pid, program, route};
+    use crate::diagnosis::example::{self, Example, pid, program, route};
     use crate::ports::Route;
     use crate::record::holding::Use;
 
@@ -76,7 +76,10 @@ mod tests {
         let mut example = Example::new();
         let reuse =
             |example: &Example, cookie| sysctl(&example.seen, cookie, "net.ipv4.tcp_tw_reuse", "1");
-        assert_eq!(reuse(&example, HOST), "sysctl -w net.ipv4.tcp_tw_reuse=1");
+        assert_eq!(
+            reuse(&example, example::HOST),
+            "sysctl -w net.ipv4.tcp_tw_reuse=1"
+        );
         example.netns(OTHER, 4_026_532_999, Some("blue"));
         assert_eq!(
             reuse(&example, OTHER),

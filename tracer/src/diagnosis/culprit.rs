@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::seen::Seen;
 use crate::output::text;
-use crate::ports::{Program, Route};
+use crate::ports::{Holders, Program, Route};
 use crate::record::{CloseCause, CloseKind, Source};
 use crate::stream::Call;
 
@@ -24,6 +24,15 @@ pub struct Party {
     pub opened: u64,
     /// connect() calls that failed for want of a port.
     pub failed: u64,
+}
+
+impl Party {
+    fn meet(&mut self, pids: &[u32]) {
+        let new = pids.iter().filter(|pid| !self.pids.contains(pid));
+        let new: Vec<u32> = new.copied().collect();
+        self.pids.extend(new);
+        self.pids.truncate(Holders::PIDS);
+    }
 }
 
 /// Who holds a route's ports.
@@ -107,6 +116,7 @@ pub fn parties(seen: &Seen, route: &Route) -> Vec<Party> {
             }
             party.opened += traffic.total();
             party.failed += traffic.caused(CloseKind::ConnectFailed, CloseCause::NoPort);
+            party.meet(&traffic.pids);
         }
     }
     if is_busiest(seen, route) {
@@ -121,9 +131,7 @@ pub fn parties(seen: &Seen, route: &Route) -> Vec<Party> {
                 party.source = Source::Exact;
                 party.opened += failed;
                 party.failed += failed;
-                let new = tally.pids.iter().filter(|pid| !party.pids.contains(pid));
-                let new: Vec<u32> = new.copied().collect();
-                party.pids.extend(new);
+                party.meet(&tally.pids);
             }
         }
     }

@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 
 use super::seen::Seen;
 use super::traffic::{Sum, Traffic};
-use crate::ports::{Dwell, DwellBasis, Habits, Program, Route, tenth};
+use crate::ports::{Dwell, DwellBasis, Habits, Program, Route, Space, tenth};
 use crate::record::CloseKind;
 use crate::record::holding::Use;
 
@@ -23,7 +23,7 @@ const RATE_OVER: u64 = 100;
 /// What clients ask of a route, and what it has.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Load {
-    /// Ports in use, those left out that bind() took: they are no part of the capacity either,
+    /// Ports in use that connect() chose: those that bind() took are no part of the capacity either,
     pub used: u64,
     /// of these in TIME_WAIT,
     pub time_waits: u64,
@@ -48,25 +48,23 @@ pub struct Load {
 /// The loads of many routes: what they share is worked out once.
 pub struct Loads<'a> {
     seen: &'a Seen,
-    capacities: HashMap<u64, Option<u64>, RandomState>,
+    spaces: HashMap<u64, Option<Space>, RandomState>,
 }
 
 impl<'a> Loads<'a> {
     /// Of what was seen so far.
     #[must_use]
     pub fn new(seen: &'a Seen) -> Self {
-        let capacities = HashMap::default();
-        Self { seen, capacities }
+        let spaces = HashMap::default();
+        Self { seen, spaces }
     }
 
     /// The load of `route`.
     pub fn of(&mut self, route: &Route) -> Load {
         let netns_cookie = route.netns_cookie;
-        let capacity = self.capacities.entry(netns_cookie).or_insert_with(|| {
-            let space = self.seen.space(netns_cookie);
-            space.map(|space| space.capacity())
-        });
-        Load::with_capacity(self.seen, route, *capacity)
+        let space = self.spaces.entry(netns_cookie);
+        let space = space.or_insert_with(|| self.seen.space(netns_cookie));
+        Load::in_space(self.seen, route, space.as_ref())
     }
 }
 
@@ -77,7 +75,7 @@ impl Load {
         Loads::new(seen).of(route)
     }
 
-    fn with_capacity(seen: &Seen, route: &Route, capacity: Option<u64>) -> Self {
+    fn in_space(seen: &Seen, route: &Route, space: Option<&Space>) -> Self {
         let used = seen.ports.route(route);
         let traffic: Vec<&Traffic> = seen.traffic(route).map(|(_, traffic)| traffic).collect();
         let now = tenth(seen.now);
@@ -93,8 +91,8 @@ impl Load {
             sum(&traffic, |traffic| traffic.without_timestamps),
         );
         let bound_share = used.map_or(0.0, |used| {
-            let chosen = used.used().saturating_sub(used.bound);
-            share(used.bound, chosen).unwrap_or(0.0)
+            let others = used.counts.total().saturating_sub(used.bound);
+            share(used.bound, others).unwrap_or(0.0)
         });
         let may_reuse = settings.is_some_and(|settings| match settings.tw_reuse {
             Some(1) => true,
@@ -105,9 +103,12 @@ impl Load {
         let reusable_after = (may_reuse && timestamps.unwrap_or(1.0) > 0.9 && bound_share < 0.5)
             .then(|| Duration::from_millis(delay.unwrap_or(1_000).into()));
         Self {
-            used: used.map_or(0, |used| used.used().saturating_sub(used.bound)),
+            used: used.map_or(0, |used| match space {
+                Some(space) => used.used_of(space),
+                None => used.used(),
+            }),
             time_waits,
-            capacity,
+            capacity: space.map(Space::capacity),
             wanted: openings as f64 * 10.0 / over as f64,
             life: total(&traffic, |traffic| traffic.lives).mean(),
             dwell: dwell(total(&traffic, |traffic| traffic.dwells)),

@@ -20,7 +20,7 @@ pub fn relief(seen: &Seen, route: &Route, load: &Load, who: &str) -> Vec<Advice>
     let mut first = Vec::new();
     let mut later = Vec::new();
     for (mut advice, bears) in at_once(seen, route, load) {
-        let is_enough = bears.is_some_and(|bears| bears >= load.wanted);
+        let is_enough = bears.is_some_and(|bears| bears > 0.0 && bears >= load.wanted);
         if load.wanted > 0.0 && bears.is_some() {
             let verdict = match is_enough {
                 true => "enough for the",
@@ -49,13 +49,6 @@ fn at_once(seen: &Seen, route: &Route, load: &Load) -> Vec<(Advice, Option<f64>)
     let wider = advice::wider(seen, route.netns_cookie);
     let wider = wider.and_then(|wider| load.bears(wider.capacity));
     let wider = advice::widen_the_range(seen, route, load).map(|advice| (advice, wider));
-    // Ports that live connections hold come free with neither.
-    if load.time_waits * 2 < load.used {
-        return wider
-            .map(|(advice, _)| (advice, None))
-            .into_iter()
-            .collect();
-    }
     let settings = seen.settings(route.netns_cookie);
     let reuse = settings.and_then(|settings| advice::reuse_bears(settings, load));
     let reuse = advice::reuse_time_waits(seen, route, load).map(|advice| (advice, reuse));
@@ -248,13 +241,47 @@ mod tests {
     fn ports_of_open_connections_come_free_by_no_setting() {
         let mut example = Example::new();
         let there = route("10.0.0.9:3306");
-        example.hold(there, program("php-fpm"), Use::Established, 20_000);
+        example.hold(there, program("php-fpm"), Use::Established, 28_232);
         let advice = advised(&(example, there));
         assert!(
             begins(&advice[0], "have php-fpm share or close"),
             "{:?}",
             advice[0]
         );
+        assert!(advice.iter().all(|advice| !begins(advice, "let connect()")));
+    }
+
+    #[test]
+    fn connections_that_stay_open_leave_their_ports_to_nobody() {
+        let mut example = Example::new();
+        let (there, php) = (route("10.0.0.9:3306"), program("php-fpm"));
+        example.hold(there, program("java"), Use::Established, 20_000);
+        example.hold(there, php, Use::TimeWait, 8_232);
+        example.open(there, php, 200);
+        let traffic = example.traffic(there, php);
+        traffic.add_closes(CloseKind::Active, None, Initiator::Local, 100);
+        (0..100).for_each(|_| traffic.lives.add(10_000_000));
+        let advice = advised(&(example, there));
+        // 8,232 ports are left for what comes and goes.
+        let effect = &advice[0].effect;
+        assert!(
+            effect.contains("bears 8,152 connections/s in place of 137"),
+            "{effect}"
+        );
+    }
+
+    #[test]
+    fn clients_that_bind_their_port_are_to_stop_first() {
+        let mut host = exhausted(100);
+        let (there, php) = (host.1, program("php-fpm"));
+        host.0.hold_bound(there, php, Use::TimeWait, 1_001);
+        let advice = advised(&host);
+        assert!(
+            begins(&advice[0], "leave the source port"),
+            "{:?}",
+            advice[0]
+        );
+        // Nor would it do anything for them.
         assert!(advice.iter().all(|advice| !begins(advice, "let connect()")));
     }
 }

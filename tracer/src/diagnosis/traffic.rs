@@ -84,9 +84,14 @@ pub struct Traffic {
     pub last_without_port: Option<Timestamp>,
     /// Clients that had bound their source port before connect().
     pub source_port_bound: u64,
+    /// Some processes that opened them, at most [`Traffic::PIDS`], the latest last.
+    pub pids: Vec<u32>,
 }
 
 impl Traffic {
+    /// How many processes are remembered.
+    pub const PIDS: usize = 8;
+
     /// Closes of this kind.
     #[must_use]
     pub fn closed(&self, kind: CloseKind) -> u64 {
@@ -144,6 +149,14 @@ impl Traffic {
         }
         self.overflows += u64::from(record.time_wait_skipped.is_some());
         self.source_port_bound += u64::from(record.source_port_bound == Some(true));
+        if let Some(pid) = record.opener.pid
+            && !self.pids.contains(&pid)
+        {
+            if self.pids.len() == Self::PIDS {
+                self.pids.remove(0);
+            }
+            self.pids.push(pid);
+        }
     }
 
     /// Takes an end in.

@@ -32,7 +32,9 @@ pub fn write(report: &Report, style: &Style, out: &mut BytesMut) {
 /// The control group of a finding's program.
 fn group<'a>(report: &'a Report, subject: &Subject) -> Option<&'a Group> {
     let cgroup_id = subject.program.and_then(|program| program.cgroup_id);
-    report.names.group(cgroup_id, subject.pids.last().copied())
+    report
+        .names
+        .group(cgroup_id, &[subject.pids.last().copied()])
 }
 
 /// Who a finding is about, and where, in brackets' words: `pid 812, container 3f2a…, netns web`.

@@ -1,7 +1,7 @@
 //! The symbolic names of the errors that a socket can hold, or that a call on one gives.
 
 /// The name of `errno`, or `None` for one that the network code does not set.
-pub(super) const fn name(errno: u16) -> Option<&'static str> {
+pub(crate) const fn name(errno: u16) -> Option<&'static str> {
     macro_rules! names {
         ($($name:ident)+) => {
             match errno as i32 {

@@ -17,7 +17,7 @@ use crate::time::{Timestamp, WallOffset};
 pub mod check;
 mod columns;
 pub mod diagnosis;
-mod errno;
+pub(crate) mod errno;
 mod json;
 mod ndjson;
 mod page;

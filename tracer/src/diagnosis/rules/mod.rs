@@ -1,15 +1,35 @@
 //! The rules, one file each.
 
+mod accept_queue;
+mod attempts;
 mod bound_source_port;
+mod close_wait;
 mod connects_without_port;
+mod conntrack;
+mod denied;
+mod descriptors;
+mod failures;
+mod fin_wait2;
 mod last_acks_lost;
+mod no_route;
+mod orphans;
+mod others;
 mod places;
 mod ports_exhausted;
 mod ports_forecast;
+mod programs;
+mod refused;
+mod resets;
+mod reuse_address;
 mod server_time_waits;
 mod short_connections;
+mod silent;
 mod time_wait_cut_short;
 mod time_wait_overflow;
+mod unreachable;
+mod words;
+
+pub use others::OTHERS;
 
 use super::rule::Rule;
 
@@ -29,5 +49,5 @@ pub const PORTS: &[&dyn Rule] = &[
 /// Every rule.
 #[must_use]
 pub fn all() -> Vec<&'static dyn Rule> {
-    PORTS.to_vec()
+    [PORTS, OTHERS].concat()
 }

@@ -161,14 +161,18 @@ fn summary(
         // With no owner to name, those who suffer are all there is to tell.
         Some(victim) if !does_the_culprit_fail => {
             let victim = label(seen, Some(&victim.program));
-            match culprit.program {
-                Some(_) => {
+            let used = format!("{used} of {capacity} ports used");
+            match (culprit.program, culprit.source) {
+                (None, _) => format!("{victim} cannot connect to {to}: {used}"),
+                (Some(_), Source::Inferred) => {
+                    format!("{victim} cannot connect to {to}: {used}, by {who} it seems")
+                }
+                (Some(_), _) => {
                     let held = text::count(culprit.held);
                     format!(
                         "{victim} cannot connect to {to}: {who} holds {held} of {capacity} ports"
                     )
                 }
-                None => format!("{victim} cannot connect to {to}: {used} of {capacity} ports used"),
             }
         }
         _ if culprit::failures(seen, route) > 0 => {
@@ -402,6 +406,20 @@ mod tests {
         let whose = &finding.evidence[3];
         assert!(whose.contains("inferred: php-fpm"), "{whose}");
         assert!(whose.contains("(php-fpm 99 %, cron 1 %)"), "{whose}");
+    }
+
+    #[test]
+    fn an_inferred_culprit_is_not_said_to_hold_what_nobody_saw() {
+        let mut example = Example::new();
+        let there = route("10.0.0.9:3306");
+        example.hold(there, program(""), Use::TimeWait, 28_232);
+        let opener = example.traffic(there, program("php-fpm"));
+        opener.add_closes(CloseKind::Active, None, Initiator::Local, 40);
+        fail(&mut example, there, "cron", 1);
+        assert_eq!(
+            found(&example)[0].summary,
+            "cron cannot connect to 10.0.0.9:3306: 28,232 of 28,232 ports used, by php-fpm it seems"
+        );
     }
 
     #[test]

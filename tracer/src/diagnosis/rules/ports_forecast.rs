@@ -22,6 +22,13 @@ const SOON: Duration = Duration::from_secs(60);
 /// What comes later may as well not come.
 const HORIZON: Duration = Duration::from_secs(600);
 
+/// From this share of use on, or after this time, what fills a route is more than a burst;
+const BEGUN: f64 = 0.1;
+const LASTING: Duration = Duration::from_secs(10);
+
+/// where no connection was seen to close, from this share on.
+const BEGUN_UNCLOSED: f64 = 0.25;
+
 impl Rule for PortsForecast {
     fn name(&self) -> &'static str {
         "ports-forecast"
@@ -51,7 +58,14 @@ fn check_with(seen: &Seen, forecast: impl Fn(&RouteUse, u64, &Load) -> Forecast)
             continue;
         }
         let forecast = forecast(used, capacity, &load);
+        // A pool that is being filled opens connections as well, and soon no more.
+        let share = load.used as f64 / capacity as f64;
+        let may_be_a_burst = match load.life {
+            Some(_) => share < BEGUN && seen.watched() < LASTING,
+            None => share < BEGUN_UNCLOSED,
+        };
         match forecast.outlook {
+            Outlook::In(left) if left <= HORIZON && may_be_a_burst => is_too_early = true,
             Outlook::In(left) if left <= HORIZON => {
                 findings.push(finding(seen, route, &load, &forecast, left));
             }
@@ -91,11 +105,17 @@ fn finding(
             text::count(load.time_waits),
         ),
         format!(
-            "{} ports are taken a second now ({}{:.1} each second); at that rate {} would be in use \
-             in the end, more than there are.",
+            "{} ports are taken a second now ({}{:.1} each second); at that rate {}{} would be in \
+             use in the end.",
             rate(forecast.rate),
             if forecast.growth < 0.0 { "" } else { "+" },
             forecast.growth,
+            // Where none has closed, that many are held by those that were opened in the watch.
+            if load.life.is_some() {
+                ""
+            } else {
+                "more than "
+            },
             text::count(forecast.steady_state as u64),
         ),
     ];
@@ -144,6 +164,7 @@ mod tests {
     use super::*;
     use crate::diagnosis::example::{Example, program, route};
     use crate::record::holding::Use;
+    use crate::record::{CloseKind, Initiator};
 
     /// Half of the ports used, `each_second` connects a second.
     fn half_full(each_second: u32) -> Example {
@@ -151,6 +172,9 @@ mod tests {
         let there = route("10.0.0.9:3306");
         example.hold(there, program("php-fpm"), Use::TimeWait, 14_116);
         example.open(there, program("php-fpm"), each_second);
+        let traffic = example.traffic(there, program("php-fpm"));
+        traffic.add_closes(CloseKind::Active, None, Initiator::Local, 100);
+        (0..100).for_each(|_| traffic.lives.add(20_000_000));
         example
     }
 
@@ -199,6 +223,30 @@ mod tests {
         let example = half_full(1);
         assert_eq!(told(&example, Outlook::TooEarly), Check::Quiet);
         assert_eq!(told(&half_full(0), Outlook::TooEarly), Check::Quiet);
+    }
+
+    #[test]
+    fn half_full_at_a_steady_rate_the_rest_is_as_near_as_the_forecast_says() {
+        // 14,116 ports left, of which 500 a second are taken and 235 come free.
+        let Check::Found(findings) = PortsForecast.check(&half_full(500).seen) else {
+            panic!("not found");
+        };
+        assert_eq!(findings[0].severity, Severity::Error);
+        // Half of what the ports can bear for ever.
+        assert_eq!(PortsForecast.check(&half_full(230).seen), Check::Quiet);
+    }
+
+    #[test]
+    fn a_pool_that_is_being_filled_is_no_danger_yet() {
+        let fill = |held| {
+            let mut example = Example::new();
+            let there = route("10.0.0.9:3306");
+            example.hold(there, program("java"), Use::Established, held);
+            example.open(there, program("java"), 300);
+            told(&example, Outlook::In(SOON))
+        };
+        assert_eq!(fill(7_057), Check::TooEarly(Vec::new()));
+        assert_eq!(severity(fill(7_058)), Some(Severity::Error));
     }
 
     #[test]

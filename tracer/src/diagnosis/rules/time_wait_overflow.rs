@@ -104,7 +104,7 @@ fn finding(seen: &Seen, netns_cookie: u64, namespace: &NamespaceSeen) -> Option<
         summary,
         evidence,
         dwell: None,
-        advice: vec![raise(seen, netns_cookie, limit)],
+        advice: vec![raise(seen, netns_cookie, limit, overflows)],
         warnings: vec![advice::lower_buckets(&format!(" (now {limit_text})"))],
         weight: overflows,
         subject: Subject {
@@ -117,8 +117,17 @@ fn finding(seen: &Seen, netns_cookie: u64, namespace: &NamespaceSeen) -> Option<
     })
 }
 
-fn raise(seen: &Seen, netns_cookie: u64, limit: Option<u32>) -> Advice {
-    let proposed = limit.map(|limit| limit.saturating_mul(2).max(65_536));
+fn raise(seen: &Seen, netns_cookie: u64, limit: Option<u32>, overflows: u64) -> Advice {
+    // What was missing in the watch would have been missing in each minute of a TIME_WAIT.
+    let watched = seen.watched().as_secs().max(1);
+    let missing = u32::try_from(overflows * 60 / watched).unwrap_or(u32::MAX / 2);
+    let proposed = limit.map(|limit| {
+        let wanted = limit.saturating_add(missing).min(1 << 30);
+        wanted
+            .next_power_of_two()
+            .max(limit.saturating_mul(2))
+            .max(65_536)
+    });
     let name = "net.ipv4.tcp_max_tw_buckets";
     Advice {
         what: "raise the limit of TIME_WAITs".to_owned(),
@@ -218,6 +227,16 @@ mod tests {
             finding.advice[0].command.as_deref(),
             Some("sysctl -w net.ipv4.tcp_max_tw_buckets=65536")
         );
+    }
+
+    #[test]
+    fn the_limit_to_set_makes_room_for_those_that_were_missing() {
+        let mut example = Example::new();
+        example.settings().max_tw_buckets = Some(20_000);
+        // 1,000 a second, each for 60 s.
+        example.counters().time_wait_overflows = Some(10_000);
+        let proposed = found(&example).advice[0].proposed.clone();
+        assert_eq!(proposed.as_deref(), Some("131072"));
     }
 
     #[test]
