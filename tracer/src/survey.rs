@@ -12,7 +12,7 @@ use crate::engine::{Config, Engine, Output};
 use crate::filter::Filter;
 use crate::output::ports::{NamespacePorts, PortsReport, Program, RoutePorts};
 use crate::ports::{Account, Route, RouteUse, Space};
-use crate::stream::{Found, Holder, Inventory, NamespaceReading};
+use crate::stream::{Found, Holder, Inventory, NamespaceReading, Skipped};
 use crate::time::Timestamp;
 use crate::{clock, inventory, readings};
 
@@ -42,6 +42,20 @@ pub async fn ports(filter: &Filter) -> anyhow::Result<PortsReport> {
         })
         .collect();
     skipped.extend(unread);
+    let is_found = |asked: &u32| inventories.iter().any(|seen| seen.netns == *asked);
+    let is_told = |asked: &u32| skipped.iter().any(|told| told.netns == Some(*asked));
+    let missing = filter
+        .netns
+        .iter()
+        .filter(|asked| !is_found(asked) && !is_told(asked));
+    let missing: Vec<Skipped> = missing
+        .map(|asked| Skipped {
+            netns: Some(*asked),
+            path: format!("netns {asked}"),
+            reason: "no process and no mount leads to it".to_owned(),
+        })
+        .collect();
+    skipped.extend(missing);
     ensure!(
         !inventories.is_empty(),
         "no network namespace could be looked at{}",

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{ColorChoice, CommandFactory, Parser};
 use clap_complete::Shell;
 use tracer::cli::{self, CheckArgs, Cli, Command, WatchArgs};
-use tracer::config::{CheckConfig, WatchConfig};
+use tracer::config::{CheckConfig, PortsConfig, WatchConfig};
 use tracer::output::Format;
 use tracer::record::CloseKind;
 
@@ -72,6 +72,11 @@ fn the_help_of_check() {
 }
 
 #[test]
+fn the_help_of_ports() {
+    insta::assert_snapshot!(help("ports"));
+}
+
+#[test]
 fn the_manual_page_of_tracer() {
     insta::assert_snapshot!(man(None));
 }
@@ -103,7 +108,7 @@ fn every_shell_completes_the_kinds() {
 fn every_flag_has_an_environment_variable() {
     let mut root = Cli::command();
     root.build();
-    for command in ["watch", "check"] {
+    for command in ["watch", "ports", "check"] {
         let command = root.find_subcommand(command).unwrap();
         for flag in command.get_arguments().filter_map(|argument| {
             let long = argument.get_long().filter(|long| *long != "help")?;
@@ -150,6 +155,22 @@ fn watch_with_all_flags() {
 }
 
 #[test]
+fn ports_with_all_flags() {
+    let config = |words: &str| match parse(&format!("ports {words}")).unwrap() {
+        Command::Ports(args) => PortsConfig::try_from(args).unwrap(),
+        command => panic!("not ports: {command:?}"),
+    };
+    let plain = config("");
+    assert!(plain.filter.is_empty() && !plain.all);
+    assert_eq!(plain.format, Format::Table);
+    let full = config("--json --all --port 80,443 --local ::1 --peer 10.0.0.0/8 --netns 7");
+    assert_eq!((full.format, full.all), (Format::Json, true));
+    assert_eq!(full.filter.ports, [80, 443]);
+    assert_eq!(full.filter.netns, [7]);
+    assert_eq!((full.filter.local.len(), full.filter.peer.len()), (1, 1));
+}
+
+#[test]
 fn check_measures_for_a_time_only_where_the_cost_is_asked_for() {
     let cost = |words| CheckConfig::from(check(words)).cost;
     assert_eq!(cost(""), None);
@@ -189,6 +210,8 @@ fn a_wrong_command_line_is_told_in_one_line_and_exits_2() {
             "'set_state' for '--without <PROBE>': nothing can be traced without it",
         ),
         ("watch --colour always", "unexpected argument '--colour'"),
+        ("ports --kind active", "unexpected argument '--kind'"),
+        ("ports --peer 10.0.0.0/33", "expected an address (10.0.0.9"),
         ("observe", "unrecognized subcommand 'observe'"),
     ] {
         let error = parse(words).unwrap_err();

@@ -85,6 +85,16 @@ impl Counts {
     }
 }
 
+impl FromIterator<(Use, u64)> for Counts {
+    fn from_iter<I: IntoIterator<Item = (Use, u64)>>(counts: I) -> Self {
+        let mut all = Self::default();
+        for (by, count) in counts {
+            all.0[by as usize] += count;
+        }
+        all
+    }
+}
+
 /// The tuples of one program.
 #[derive(Clone, Debug, Default)]
 pub struct Holders {

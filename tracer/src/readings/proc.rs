@@ -77,7 +77,7 @@ fn number<T: FromStr>(sysctl: &str) -> Option<T> {
     text(sysctl)?.trim().parse().ok()
 }
 
-/// `32768	60999`.
+/// Both ends, a tab between them.
 fn range(text: &str) -> Option<(u16, u16)> {
     let mut ends = text.split_whitespace().map(str::parse);
     Some((ends.next()?.ok()?, ends.next()?.ok()?))

@@ -35,6 +35,7 @@ mod full_rate;
 mod inventory;
 mod loss;
 mod mixed;
+mod ports;
 mod promptness;
 mod resets;
 mod reuse;

@@ -6,5 +6,6 @@ mod check;
 mod diagnosis;
 mod filters;
 mod ndjson;
+mod ports;
 mod samples;
 mod tables;
