@@ -179,11 +179,7 @@ fn connect(address: SocketAddr, part: &Part) {
             continue;
         }
         let mut pace = Pace::new(part.rate, part.growth);
-        loop {
-            match orders.try_recv() {
-                Err(TryRecvError::Empty) => {}
-                _ => break,
-            }
+        while let Err(TryRecvError::Empty) = orders.try_recv() {
             if !pace.wait_briefly() {
                 continue;
             }

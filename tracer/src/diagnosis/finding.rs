@@ -57,8 +57,7 @@ pub struct Subject {
     pub failed: Option<u64>,
 }
 
-/// One thing to change, or, with [`Advice::fits`] false, one that others would advise and that does
-/// not help here.
+/// One thing to change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Advice {
     /// What to do, in one clause that begins with a verb.

@@ -104,7 +104,7 @@ const LEAST_OPENINGS: u64 = 10;
 /// does.
 ///
 /// The rate is that of the last half minute, or of what is left of it since it jumped; it is said to
-/// grow only where that cannot be chance, see [`Pace`]. Growth is believed for as long as it has been
+/// grow only where that cannot be chance, see `pace.rs`. Growth is believed for as long as it has been
 /// seen and no longer: from then on the rate stays. A connection holds its port for its life, and
 /// `time_wait_share` of them for the TIME_WAIT after it. TIME_WAITs that are there end when their
 /// timers say. Connections that are open although they are older than the usual life stay.

@@ -1,10 +1,15 @@
 //! close-wait-growing: our program does not close what its peers have closed.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
+use super::places::Place;
 use super::words::{count, finding, list, many, seconds, who};
 use crate::diagnosis::{Advice, Check, CloseWaits, Finding, Rule, Seen, Severity, Subject};
-use crate::ports::{Holders, Program, tenth};
+use crate::ports::{Holders, Program, Route, tenth};
 use crate::record::Source;
 use crate::record::holding::Use;
 use crate::time::Timestamp;
@@ -125,8 +130,12 @@ impl<'a> Leak<'a> {
     fn finding(&self) -> Option<Finding> {
         let severity = self.severity()?;
         let (name, growth) = (who(self.seen, self.program), self.growth());
+        let place = match self.places()[..] {
+            [(_, place, _)] => format!(" {}", place.name()),
+            _ => String::new(),
+        };
         let mut summary = format!(
-            "{name} does not close {} that the peer has closed",
+            "{name} does not close {}{place}",
             many(self.held, "connection")
         );
         if growth >= 0.1 {
@@ -134,7 +143,7 @@ impl<'a> Leak<'a> {
         }
         let rule = CloseWaitGrowing.name();
         let mut finding = finding(rule, severity, self.subject(), summary, self.held);
-        finding.evidence = self.evidence(growth);
+        finding.evidence = self.evidence(&name, growth);
         finding.advice = self.advice(growth, finding.subject.pids.last());
         finding.warnings = vec![
             "No sysctl ends a CLOSE_WAIT: tcp_fin_timeout and tcp_tw_reuse are about other states."
@@ -144,10 +153,10 @@ impl<'a> Leak<'a> {
         Some(finding)
     }
 
-    fn evidence(&self, growth: f64) -> Vec<String> {
+    fn evidence(&self, name: &str, growth: f64) -> Vec<String> {
         let waits = self.waits;
         let mut evidence = vec![format!(
-            "{} in CLOSE_WAIT, {} of them for more than {} s; the oldest for {} at least.",
+            "{} in CLOSE_WAIT: the peer has closed, {name} has not; {} of them for more than {} s; the oldest for {} at least.",
             match self.held {
                 1 => "1 connection is".to_owned(),
                 held => format!("{} connections are", count(held)),
@@ -171,36 +180,39 @@ impl<'a> Leak<'a> {
                 count(waits.since_unknown)
             ));
         }
-        let places = self.places();
+        let places: Vec<String> = self
+            .places()
+            .into_iter()
+            .map(|(held, place, _)| format!("{} ({})", place.name(), count(held)))
+            .collect();
         if !places.is_empty() {
             evidence.push(format!("Most are {}.", list(&places)));
         }
         evidence
     }
 
-    /// Where they are from or to, the most first.
-    fn places(&self) -> Vec<String> {
-        let held = |holders: Option<&Holders>| {
-            holders.map_or(0, |holders| holders.counts.of(Use::CloseWait))
+    /// Where they are from or to, the most first, with how many and whose.
+    fn places(&self) -> Vec<(u64, Place, &'a Holders)> {
+        let held = |programs: &'a HashMap<Program, Holders, RandomState>| {
+            let holders = programs.get(self.program)?;
+            let held = holders.counts.of(Use::CloseWait);
+            (held > 0).then_some((held, holders))
         };
         let routes = self.seen.ports.routes();
         let routes = routes.filter(|(route, _)| route.netns_cookie == self.netns_cookie);
-        let to = routes.map(|(route, used)| {
-            let place = format!("to {}", route.destination);
-            (held(used.programs.get(self.program)), place)
+        let to = routes.filter_map(|(route, used)| {
+            let (held, holders) = held(&used.programs)?;
+            Some((held, Place::To(*route), holders))
         });
         let services = self.seen.ports.services();
         let services = services.filter(|(service, _)| service.netns_cookie == self.netns_cookie);
-        let on = services.map(|(service, used)| {
-            let place = format!("on its port {}", service.port);
-            (held(used.programs.get(self.program)), place)
+        let on = services.filter_map(|(service, used)| {
+            let (held, holders) = held(&used.programs)?;
+            Some((held, Place::At(*service), holders))
         });
-        let mut places: Vec<_> = to.chain(on).filter(|(held, _)| *held > 0).collect();
-        places.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
-        let places = places.into_iter();
+        let mut places: Vec<_> = to.chain(on).collect();
+        places.sort_unstable_by_key(|(held, place, _)| (Reverse(*held), *place));
         places
-            .map(|(held, place)| format!("{place} ({})", count(held)))
-            .collect()
     }
 
     fn advice(&self, growth: f64, pid: Option<&u32>) -> Vec<Advice> {
@@ -249,30 +261,27 @@ impl<'a> Leak<'a> {
     }
 
     fn subject(&self) -> Subject {
-        let routes = self.seen.ports.routes();
-        let routes = routes.filter(|(route, _)| route.netns_cookie == self.netns_cookie);
-        let routes = routes.map(|(_, used)| &used.programs);
-        let services = self.seen.ports.services();
-        let services = services.filter(|(service, _)| service.netns_cookie == self.netns_cookie);
-        let services = services.map(|(_, used)| &used.programs);
-        let holders = routes
-            .chain(services)
-            .filter_map(|programs| programs.get(self.program));
-        let holders: Vec<_> = holders
-            .filter(|holders| holders.counts.of(Use::CloseWait) > 0)
+        let places = self.places();
+        let mut pids: Vec<_> = places
+            .iter()
+            .flat_map(|(.., holders)| &holders.pids)
             .collect();
-        let mut pids: Vec<_> = holders.iter().flat_map(|holders| &holders.pids).collect();
         pids.sort_unstable();
         pids.dedup();
+        // Where they are all of one place, that is what it is about.
+        let place = match places[..] {
+            [(_, place, _)] => place.subject(None),
+            _ => Subject::default(),
+        };
         Subject {
             netns_cookie: Some(self.netns_cookie),
             program: Some(*self.program),
-            program_source: holders
+            program_source: places
                 .first()
-                .map_or(Source::Unknown, |holders| holders.source),
+                .map_or(Source::Unknown, |(.., holders)| holders.source),
             pids: pids.into_iter().copied().take(Holders::PIDS).collect(),
             used: Some(self.held),
-            ..Subject::default()
+            ..place
         }
     }
 }
@@ -320,7 +329,7 @@ mod tests {
         assert_eq!(finding.severity, Severity::Error);
         assert_eq!(
             finding.summary,
-            "worker does not close 300 connections that the peer has closed: 10.0 more a second"
+            "worker does not close 300 connections to 10.0.0.9:3306: 10.0 more a second"
         );
         assert_eq!(
             finding.evidence,

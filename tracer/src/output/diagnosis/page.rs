@@ -135,8 +135,11 @@ impl Page {
 
     fn advice(&mut self, number: usize, advice: &Advice, is_told: bool, verbose: bool) {
         let first = format!("  {number}. ");
-        let line = format!("{} {}", sentence(&advice.what), advice.effect);
-        self.paragraph(None, &first, "     ", line.trim_end());
+        let line = match advice.effect.is_empty() {
+            true => sentence(&advice.what),
+            false => format!("{} {}", sentence(&advice.what), sentence(&advice.effect)),
+        };
+        self.paragraph(None, &first, "     ", &line);
         if let Some(command) = advice.command.as_deref().filter(|_| !is_told) {
             // To be copied as it is: the shell takes the rest for a comment.
             let present = advice.present.as_deref();
