@@ -111,7 +111,10 @@ impl Load {
             capacity: space.map(Space::capacity),
             wanted: openings as f64 * 10.0 / over as f64,
             life: total(&traffic, |traffic| traffic.lives).mean(),
-            dwell: dwell(total(&traffic, |traffic| traffic.dwells)),
+            dwell: dwell(
+                total(&traffic, |traffic| traffic.dwells),
+                total(&traffic, |traffic| traffic.found_dwells),
+            ),
             time_wait_share: time_wait_share(&traffic).unwrap_or(match time_waits {
                 0 => 0.0,
                 _ => 1.0,
@@ -188,21 +191,28 @@ pub fn time_wait_share_of(seen: &Seen, route: &Route, program: &Program) -> Opti
     time_wait_share(&[traffic])
 }
 
-/// The dwell that was measured, or where too few were the nominal one.
+/// The dwell that was measured from entry to end; where too few were, that of the timers which were
+/// found and ran out; where too few of either, the nominal one.
 #[must_use]
-pub fn dwell(measured: Sum) -> Dwell {
-    match measured.mean() {
-        Some(mean) if measured.count >= DWELLS => Dwell {
+pub fn dwell(measured: Sum, found: Sum) -> Dwell {
+    let known = [
+        (measured, DwellBasis::Measured),
+        (found, DwellBasis::Inventory),
+    ];
+    let known = known.into_iter().find_map(|(dwells, basis)| {
+        let mean = dwells.mean().filter(|_| dwells.count >= DWELLS)?;
+        let samples = dwells.count;
+        Some(Dwell {
             mean,
-            basis: DwellBasis::Measured,
-            samples: measured.count,
-        },
-        _ => Dwell {
-            mean: TIME_WAIT,
-            basis: DwellBasis::Nominal,
-            samples: 0,
-        },
-    }
+            basis,
+            samples,
+        })
+    });
+    known.unwrap_or(Dwell {
+        mean: TIME_WAIT,
+        basis: DwellBasis::Nominal,
+        samples: 0,
+    })
 }
 
 fn time_wait_share(traffic: &[&Traffic]) -> Option<f64> {
@@ -274,11 +284,14 @@ mod tests {
     fn nothing_nominal_is_called_measured() {
         let mut few = Sum::default();
         (0..DWELLS - 1).for_each(|_| few.add(61_000_000_000));
-        assert_eq!(dwell(few).basis, DwellBasis::Nominal);
+        assert_eq!(dwell(few, Sum::default()).basis, DwellBasis::Nominal);
         few.add(61_000_000_000);
-        assert_eq!(dwell(few).basis, DwellBasis::Measured);
-        assert_eq!(dwell(few).samples, DWELLS);
-        assert_eq!(dwell(few).mean, Duration::from_secs(61));
+        assert_eq!(dwell(few, Sum::default()).basis, DwellBasis::Measured);
+        assert_eq!(dwell(few, Sum::default()).samples, DWELLS);
+        assert_eq!(dwell(few, Sum::default()).mean, Duration::from_secs(61));
+        let (none, found) = (Sum::default(), few);
+        assert_eq!(dwell(none, found).basis, DwellBasis::Inventory);
+        assert_eq!(dwell(few, found).basis, DwellBasis::Measured);
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod culprit;
 mod example;
 mod finding;
 pub mod load;
+mod outlook;
 pub mod relief;
 mod report;
 mod rule;
@@ -22,6 +23,7 @@ mod traffic;
 mod watch;
 
 pub use finding::{Advice, Finding, Severity, Subject};
+pub use outlook::{RouteOutlook, busiest};
 pub use report::{Losses, Report, Verdict};
 pub use rule::{Check, Rule};
 pub use seen::{CallKey, CallTally, CloseWaits, Listener, NamespaceSeen, Seen};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Finding, Severity};
+use super::{Finding, RouteOutlook, Severity};
 use crate::attribution::Names;
 
 /// What has come of a watch.
@@ -24,6 +24,8 @@ pub struct Report {
     pub too_early: Vec<&'static str>,
     /// The findings, the worst first.
     pub findings: Vec<Finding>,
+    /// The routes whose ports are used most, the fullest first.
+    pub routes: Vec<RouteOutlook>,
     /// What things are called.
     pub names: Names,
 }

@@ -6,7 +6,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use crate::record::{
-    CloseCause, CloseKind, EntryPrecision, FinWait2Exit, Initiator, Record, TimeWait, TimeWaitExit,
+    CloseCause, CloseKind, EntryPrecision, FinWait2Exit, Initiator, Record, TimeWaitExit,
 };
 use crate::time::Timestamp;
 
@@ -66,6 +66,8 @@ pub struct Traffic {
     pub time_wait_exits: HashMap<TimeWaitExit, u64, RandomState>,
     /// From entry to expiry, of those that were seen from their entry on.
     pub dwells: Sum,
+    /// From when the timer was set last to expiry, of those whose entry was not seen.
+    pub found_dwells: Sum,
     /// FINs that came again to a TIME_WAIT: its last ACK was lost.
     pub fin_retransmits: u64,
     /// TIME_WAITs to which one or more FINs came again.
@@ -165,10 +167,12 @@ impl Traffic {
             if let Some(exit) = wait.exit {
                 *self.time_wait_exits.entry(exit).or_default() += 1;
             }
-            if let (Some(TimeWaitExit::Expired), Some(dwell), true) =
-                (wait.exit, wait.dwell_ns, is_measured(wait))
-            {
-                self.dwells.add(dwell);
+            if let (Some(TimeWaitExit::Expired), Some(dwell)) = (wait.exit, wait.dwell_ns) {
+                match wait.entry_precision {
+                    EntryPrecision::Exact | EntryPrecision::Jiffy => self.dwells.add(dwell),
+                    EntryPrecision::LastRefresh => self.found_dwells.add(dwell),
+                    EntryPrecision::Unknown => {}
+                }
             }
             let again = wait.fin_retransmits.unwrap_or(0);
             self.fin_retransmits += u64::from(again);
@@ -183,12 +187,4 @@ impl Traffic {
             }
         }
     }
-}
-
-/// Whether the dwell is from an entry that was seen, or worked out to the jiffy.
-const fn is_measured(wait: &TimeWait) -> bool {
-    matches!(
-        wait.entry_precision,
-        EntryPrecision::Exact | EntryPrecision::Jiffy
-    )
 }

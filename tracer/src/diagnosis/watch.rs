@@ -3,6 +3,7 @@
 use bytes::BytesMut;
 use tracer_common::tcp::{Endpoint, TcpState};
 
+use super::outlook::busiest;
 use super::report::{Losses, Report};
 use super::rule::{Check, Rule};
 use super::seen::{CallKey, CallTally, Listener, NamespaceSeen, Seen};
@@ -20,6 +21,9 @@ use crate::time::{Timestamp, WallOffset};
 /// How long is watched at least before an answer is called certain, nanoseconds: rates want it, and
 /// a first second is not like the others.
 const AT_LEAST: u64 = 5_000_000_000;
+
+/// How many routes a report tells of.
+const ROUTES: usize = 10;
 
 /// A diagnosis under way.
 pub struct Watch {
@@ -74,6 +78,18 @@ impl Watch {
         let found = (self.seen.swept.as_ref()).map_or(0, |sweep| {
             sweep.sockets + sweep.fin_wait2s + sweep.time_waits
         });
+        let filter = &self.filter;
+        let routes = busiest(&self.seen, ROUTES, |route, netns| {
+            filter.matches_ends(
+                netns,
+                (Some(route.source), None),
+                (
+                    Some(route.destination.address),
+                    Some(route.destination.port),
+                ),
+                None,
+            )
+        });
         let mut blind = self.blind;
         match &self.seen.swept {
             None => blind.push("the sockets that were there before: they were not counted".into()),
@@ -92,6 +108,7 @@ impl Watch {
             blind,
             too_early: self.too_early,
             findings: self.findings,
+            routes,
             names: self.seen.names,
         }
     }

@@ -28,7 +28,8 @@ pub struct Dwell {
 pub enum DwellBasis {
     /// TIME_WAITs of the route were seen from their entry to their end.
     Measured,
-    /// From the timers that sock_diag and the probes show of TIME_WAITs that have not ended.
+    /// TIME_WAITs of the route that were there before the watch ran out: from when their timers were
+    /// set last, as those tell.
     Inventory,
     /// The kernel's 60 s (`TCP_TIMEWAIT_LEN`): nothing was measured.
     Nominal,

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tracer::attribution::Names;
-use tracer::diagnosis::{Advice, Finding, Losses, Report, Severity, Subject};
+use tracer::diagnosis::{Advice, Finding, Losses, Report, RouteOutlook, Severity, Subject};
 use tracer::output::diagnosis::{Style, write};
 use tracer::output::{Format, Terminal};
-use tracer::ports::{Dwell, DwellBasis, Program};
+use tracer::ports::{Dwell, DwellBasis, Forecast, Outlook, Program, Route};
 use tracer::record::Source;
 use tracer::stream::Name;
 use tracer_common::tcp::Endpoint;
@@ -100,6 +100,27 @@ fn report(findings: Vec<Finding>) -> Report {
         blind: Vec::new(),
         too_early: Vec::new(),
         findings,
+        routes: vec![RouteOutlook {
+            route: Route {
+                netns_cookie: 7,
+                source: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 5)),
+                destination: endpoint(),
+            },
+            netns: Some(4_026_532_177),
+            used: 14_116,
+            capacity: 28_232,
+            forecast: Forecast {
+                rate: 463.2,
+                growth: 0.0,
+                steady_state: 28_240.5,
+                outlook: Outlook::In(Duration::from_millis(30_474)),
+                dwell: Dwell {
+                    mean: Duration::from_millis(60_900),
+                    basis: DwellBasis::Inventory,
+                    samples: 311,
+                },
+            },
+        }],
         names,
     }
 }

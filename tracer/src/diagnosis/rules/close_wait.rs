@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 use super::places::Place;
 use super::words::{count, finding, list, many, seconds, who};
 use crate::diagnosis::{Advice, Check, CloseWaits, Finding, Rule, Seen, Severity, Subject};
-use crate::ports::{Holders, Program, Route, tenth};
+use crate::ports::{Holders, Program, tenth};
 use crate::record::Source;
 use crate::record::holding::Use;
 use crate::time::Timestamp;
@@ -334,7 +334,7 @@ mod tests {
         assert_eq!(
             finding.evidence,
             [
-                "300 connections are in CLOSE_WAIT, 100 of them for more than 10 s; the oldest for \
+                "300 connections are in CLOSE_WAIT: the peer has closed, worker has not; 100 of them for more than 10 s; the oldest for \
                  25.10s at least.",
                 "Since the watch began 300 came to be there and none was closed: 10.0 more a second.",
                 "Most are to 10.0.0.9:3306 (300)."

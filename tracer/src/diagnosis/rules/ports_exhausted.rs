@@ -43,11 +43,11 @@ pub(super) fn state(seen: &Seen, route: &Route, load: &Load) -> State {
     };
     let is_used_up = load.used as f64 >= USED_UP * capacity as f64;
     // Where TIME_WAITs may be taken over, all ports in use tell nothing of a failure of some time ago.
-    let has_failed = match load.reusable_after {
+    let has_failed = || match load.reusable_after {
         Some(_) => culprit::has_failed_lately(seen, route),
         None => culprit::failures(seen, route) > 0,
     };
-    if is_used_up && has_failed {
+    if is_used_up && has_failed() {
         return State::Exhausted;
     }
     // A TIME_WAIT that may be taken over is in use and in nobody's way.

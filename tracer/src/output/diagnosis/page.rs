@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use anstyle::{AnsiColor, Style as Colour};
 
 use crate::diagnosis::{Advice, Finding, Report, Severity, Verdict};
+use crate::ports::Outlook;
 
 use super::{Style, text, whereabouts};
 
@@ -26,6 +27,10 @@ pub(super) fn text(report: &Report, style: &Style) -> String {
     for (rank, finding) in report.findings.iter().enumerate() {
         page.text.push('\n');
         page.finding(report, finding, style.verbose, rank == 0);
+    }
+    if style.verbose && !report.routes.is_empty() {
+        page.text.push('\n');
+        page.routes(report);
     }
     page.text.push('\n');
     page.account(report);
@@ -154,6 +159,34 @@ impl Page {
             if !advice.reference.is_empty() {
                 self.paragraph(None, "     See: ", "          ", advice.reference);
             }
+        }
+    }
+
+    /// The fullest routes, and what will become of them.
+    fn routes(&mut self, report: &Report) {
+        self.whole(None, "Ports, by source and destination:");
+        for outlook in &report.routes {
+            let forecast = &outlook.forecast;
+            let end = match forecast.outlook {
+                Outlook::TooEarly => "too early to say what will be".to_owned(),
+                Outlook::Exhausted => "none is left".to_owned(),
+                Outlook::In(left) => format!("all used in {:.0} s", left.as_secs_f64()),
+                Outlook::Never => format!("{:.0} in the end", forecast.steady_state),
+            };
+            let name = outlook.netns.and_then(|inode| report.names.netns(inode));
+            let name = name.map(|name| format!(" (netns {})", text::plain(name)));
+            let line = format!(
+                "{} > {}{}: {} of {} used, {:.1} opened a second, {end}; TIME_WAIT {:.1} s, {}",
+                outlook.route.source,
+                outlook.route.destination,
+                name.unwrap_or_default(),
+                text::count(outlook.used),
+                text::count(outlook.capacity),
+                forecast.rate,
+                forecast.dwell.mean.as_secs_f64(),
+                forecast.dwell.basis.name(),
+            );
+            self.paragraph(None, "  ", "    ", &line);
         }
     }
 

@@ -1,11 +1,14 @@
 //! The report as JSON: the field names are fixed.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use tracer_common::tcp::Endpoint;
 
 use crate::attribution::Group;
-use crate::diagnosis::{Advice, Finding, Report, Subject};
+use crate::diagnosis::{Advice, Finding, Report, RouteOutlook, Subject};
 use crate::output::json::{ContainerView, EndpointView, Id, Name};
+use crate::ports::Outlook;
 
 /// The whole.
 #[derive(Serialize)]
@@ -19,6 +22,7 @@ pub(super) struct DiagnosisView<'a> {
     losses: LossesView,
     verdict: &'static str,
     findings: Vec<FindingView<'a>>,
+    routes: Vec<RouteView<'a>>,
     not_seen: &'a [String],
     too_early: &'a [&'static str],
 }
@@ -101,8 +105,60 @@ impl<'a> From<&'a Report> for DiagnosisView<'a> {
                 .iter()
                 .map(|finding| FindingView::new(report, finding))
                 .collect(),
+            routes: report
+                .routes
+                .iter()
+                .map(|route| RouteView::new(report, route))
+                .collect(),
             not_seen: &report.blind,
             too_early: &report.too_early,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct RouteView<'a> {
+    netns: Option<u32>,
+    netns_name: Option<&'a str>,
+    source: String,
+    destination: EndpointView,
+    used: u64,
+    capacity: u64,
+    opened_per_second: f64,
+    growth_per_second: f64,
+    steady_state: f64,
+    outlook: &'static str,
+    exhausted_in_ns: Option<u64>,
+    dwell_basis: &'static str,
+    dwell_ns: u64,
+    samples: u64,
+}
+
+impl<'a> RouteView<'a> {
+    fn new(report: &'a Report, outlook: &RouteOutlook) -> Self {
+        let forecast = &outlook.forecast;
+        let nanoseconds = |length: Duration| u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
+        let (name, left) = match forecast.outlook {
+            Outlook::TooEarly => ("too_early", None),
+            Outlook::Exhausted => ("exhausted", Some(0)),
+            Outlook::In(left) => ("exhausted_later", Some(nanoseconds(left))),
+            Outlook::Never => ("never", None),
+        };
+        Self {
+            netns: outlook.netns,
+            netns_name: outlook.netns.and_then(|inode| report.names.netns(inode)),
+            source: outlook.route.source.to_string(),
+            destination: outlook.route.destination.into(),
+            used: outlook.used,
+            capacity: outlook.capacity,
+            opened_per_second: forecast.rate,
+            growth_per_second: forecast.growth,
+            steady_state: forecast.steady_state,
+            outlook: name,
+            exhausted_in_ns: left,
+            dwell_basis: forecast.dwell.basis.name(),
+            dwell_ns: nanoseconds(forecast.dwell.mean),
+            samples: forecast.dwell.samples,
         }
     }
 }
