@@ -1,5 +1,6 @@
 //! A process of a scene: a server, or a client that connects again and again.
 
+use std::collections::VecDeque;
 use std::io::{self, BufRead as _, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -34,6 +35,9 @@ pub struct Part {
     /// Connections a second after `go`; 0: as fast as can be.
     #[arg(long, default_value_t = 0)]
     pub rate: u64,
+    /// How long a connection is kept before it is closed, milliseconds.
+    #[arg(long, default_value_t = 0)]
+    pub keep: u64,
     /// By how much that rate grows each second.
     #[arg(long, default_value_t = 0)]
     pub growth: u64,
@@ -127,7 +131,8 @@ struct Tally {
 }
 
 impl Tally {
-    fn attempt(&self, address: SocketAddr, close: Close) -> bool {
+    fn attempt(&self, address: SocketAddr, close: Close, kept: &mut Kept) -> bool {
+        kept.close();
         match TcpStream::connect(address) {
             Ok(mut stream) => {
                 self.made.fetch_add(1, SeqCst);
@@ -137,6 +142,7 @@ impl Tally {
                 if close == Close::Last {
                     let _ = stream.read(&mut [0]);
                 }
+                kept.keep(stream);
                 true
             }
             Err(error) => {
@@ -163,13 +169,38 @@ impl Tally {
     }
 }
 
+/// Connections that are kept for a while.
+struct Kept {
+    streams: VecDeque<(Instant, TcpStream)>,
+    lasting: Duration,
+}
+
+impl Kept {
+    fn keep(&mut self, stream: TcpStream) {
+        self.streams.push_back((Instant::now(), stream));
+        self.close();
+    }
+
+    /// Closes those whose time is over.
+    fn close(&mut self) {
+        let streams = self.streams.iter();
+        let over = streams.take_while(|(since, _)| since.elapsed() >= self.lasting);
+        let over = over.count();
+        self.streams.drain(..over);
+    }
+}
+
 fn connect(address: SocketAddr, part: &Part) {
+    let mut kept = Kept {
+        streams: VecDeque::new(),
+        lasting: Duration::from_millis(part.keep),
+    };
     let orders = orders();
     let tally = Tally::default();
     let mut pace = Pace::new(part.first_rate, 0);
     for _ in 0..part.first {
         pace.wait();
-        if !tally.attempt(address, part.close) {
+        if !tally.attempt(address, part.close, &mut kept) {
             break;
         }
     }
@@ -180,10 +211,11 @@ fn connect(address: SocketAddr, part: &Part) {
         }
         let mut pace = Pace::new(part.rate, part.growth);
         while let Err(TryRecvError::Empty) = orders.try_recv() {
+            kept.close();
             if !pace.wait_briefly() {
                 continue;
             }
-            tally.attempt(address, part.close);
+            tally.attempt(address, part.close, &mut kept);
         }
         tally.say("held");
     }

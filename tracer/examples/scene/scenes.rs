@@ -29,6 +29,18 @@ pub enum Scene {
         #[arg(long, default_value_t = 0)]
         growth: u64,
     },
+    /// Ports are held for a while by each connection, and as many come free as are taken.
+    Steady {
+        /// How many ports the client has.
+        #[arg(long, default_value_t = 150)]
+        ports: u16,
+        /// Connections a second.
+        #[arg(long, default_value_t = 40)]
+        rate: u64,
+        /// How long each is kept, milliseconds.
+        #[arg(long, default_value_t = 2000)]
+        keep: u64,
+    },
     /// A server never closes what its peers have closed.
     CloseWait {
         /// How many it has kept when the scene is set.
@@ -75,6 +87,7 @@ pub fn play(scene: &Scene) {
             rate,
             growth,
         } => filling(ports, rate, growth),
+        Scene::Steady { ports, rate, keep } => steady(ports, rate, keep),
         Scene::CloseWait { first, rate } => close_wait(first, rate),
         Scene::Healthy { rate } => healthy(rate),
         Scene::Refused { first, rate } => refused(first, rate),
@@ -122,6 +135,26 @@ fn filling(ports: u16, rate: u64, growth: u64) {
             "netns": stage.pair.first.inode,
             "client": checkout.pid(),
             "destination": format!("{SERVER}:3306"),
+            "capacity": ports,
+        }),
+    );
+    conduct(&mut [("checkout", &mut checkout)]);
+}
+
+fn steady(ports: u16, rate: u64, keep: u64) {
+    let stage = Stage::new(Some(ports));
+    // It closes first: no TIME_WAIT is the client's.
+    let _cache = server(&stage, "cache", 6379, "first");
+    let words =
+        format!("--connect {SERVER}:6379 --close last --first 0 --rate {rate} --keep {keep}");
+    let mut checkout = Actor::start(&stage.pair.first, "checkout", &words);
+    checkout.hear("ready");
+    say(
+        "ready",
+        json!({
+            "netns": stage.pair.first.inode,
+            "client": checkout.pid(),
+            "destination": format!("{SERVER}:6379"),
             "capacity": ports,
         }),
     );

@@ -36,7 +36,14 @@ pub fn prefix(seen: &Seen, netns_cookie: u64) -> String {
     let routes = seen.ports.routes();
     let here = routes.filter(|(route, _)| route.netns_cookie == netns_cookie);
     let holders = here.flat_map(|(_, used)| used.programs.values());
-    let pid = holders.filter_map(|holders| holders.pids.last()).max();
+    let holding = holders.filter_map(|holders| holders.pids.last()).max();
+    let opening = || {
+        let routes = seen.routes.iter();
+        let here = routes.filter(|(route, _)| route.netns_cookie == netns_cookie);
+        let traffic = here.flat_map(|(_, programs)| programs.values());
+        traffic.filter_map(|traffic| traffic.pids.last()).max()
+    };
+    let pid = holding.or_else(opening);
     match pid {
         Some(pid) => format!("nsenter --net=/proc/{pid}/ns/net "),
         None => "nsenter --net=/proc/PID/ns/net ".to_owned(),

@@ -326,6 +326,12 @@ impl Example {
 }
 
 impl Traffic {
+    /// One more connection that was busy for so long, and held its port no longer.
+    pub fn add_life(&mut self, nanoseconds: u64) {
+        self.lives.add(nanoseconds);
+        self.holds.add(nanoseconds);
+    }
+
     /// `count` more closes.
     pub fn add_closes(
         &mut self,

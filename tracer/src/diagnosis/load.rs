@@ -33,6 +33,9 @@ pub struct Load {
     pub wanted: f64,
     /// Opening to the first step of the close, on average; `None`: none was seen.
     pub life: Option<Duration>,
+    /// Opening to the end of the full socket, on average: how long a port is held, TIME_WAIT not
+    /// counted. `None`: none was seen.
+    pub held: Option<Duration>,
     /// How long TIME_WAIT holds a port.
     pub dwell: Dwell,
     /// Share of the connections that end in a TIME_WAIT of this side.
@@ -111,6 +114,7 @@ impl Load {
             capacity: space.map(Space::capacity),
             wanted: openings as f64 * 10.0 / over as f64,
             life: total(&traffic, |traffic| traffic.lives).mean(),
+            held: total(&traffic, |traffic| traffic.holds).mean(),
             dwell: dwell(
                 total(&traffic, |traffic| traffic.dwells),
                 total(&traffic, |traffic| traffic.found_dwells),
@@ -135,7 +139,7 @@ impl Load {
     #[must_use]
     pub fn hold_with(&self, wait: Duration) -> Duration {
         let wait = wait.min(self.dwell.mean).mul_f64(self.time_wait_share);
-        self.life.unwrap_or_default() + wait
+        self.held.unwrap_or_default() + wait
     }
 
     /// Connections a second that `capacity` ports can bear for ever, by the settings as they are.
@@ -151,7 +155,7 @@ impl Load {
         let hold = self.hold_with(wait).as_secs_f64();
         // Connections that stay open leave their ports to nobody.
         let live = self.used.saturating_sub(self.time_waits) as f64;
-        let busy = self.wanted * self.life.unwrap_or_default().as_secs_f64();
+        let busy = self.wanted * self.held.unwrap_or_default().as_secs_f64();
         let capacity = (capacity as f64 - (live - busy).max(0.0)).max(0.0);
         (hold > 0.0).then(|| capacity / hold)
     }
@@ -176,7 +180,7 @@ impl Load {
         Habits {
             began: seen.began,
             dwell: self.dwell,
-            life: self.life,
+            life: self.held,
             time_wait_share: self.time_wait_share,
             reusable_after: self.reusable_after,
         }
@@ -258,7 +262,7 @@ mod tests {
         let traffic = example.traffic(there, php);
         traffic.add_closes(CloseKind::Active, None, Initiator::Local, 750);
         traffic.add_closes(CloseKind::Passive, None, Initiator::Peer, 250);
-        (0..1_000).for_each(|_| traffic.lives.add(25_000_000));
+        (0..1_000).for_each(|_| traffic.add_life(25_000_000));
         let load = Load::of(&example.seen, &there);
         assert_eq!(load.wanted, 100.0);
         assert_eq!(load.capacity, Some(28_232));

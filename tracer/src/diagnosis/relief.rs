@@ -110,7 +110,7 @@ mod tests {
         let traffic = example.traffic(there, php);
         traffic.add_closes(CloseKind::Active, None, Initiator::Local, 100);
         traffic.with_timestamps = 100;
-        (0..100).for_each(|_| traffic.lives.add(20_000_000));
+        (0..100).for_each(|_| traffic.add_life(20_000_000));
         (example, there)
     }
 
@@ -260,7 +260,7 @@ mod tests {
         example.open(there, php, 200);
         let traffic = example.traffic(there, php);
         traffic.add_closes(CloseKind::Active, None, Initiator::Local, 100);
-        (0..100).for_each(|_| traffic.lives.add(10_000_000));
+        (0..100).for_each(|_| traffic.add_life(10_000_000));
         let advice = advised(&(example, there));
         // 8,232 ports are left for what comes and goes.
         let effect = &advice[0].effect;

@@ -54,6 +54,9 @@ pub struct Traffic {
     /// connect() to the first step of the close, of those whose opening and whose ESTABLISHED were
     /// seen.
     pub lives: Sum,
+    /// connect() to the end of the full socket, of the same: how long each held its port, its
+    /// TIME_WAIT not counted.
+    pub holds: Sum,
     /// SYN to ESTABLISHED; clients only.
     pub handshakes: Sum,
     /// SYNs sent again; clients only.
@@ -127,12 +130,12 @@ impl Traffic {
             initiator: close.initiator,
         };
         *self.endings.entry(ending).or_default() += 1;
-        if let (Some(opened), Some(_), Some(ends)) = (
-            record.opened_at,
-            record.established_at,
-            record.close_began_at.or(record.closed_at),
-        ) {
-            self.lives.add(ends.since(opened));
+        if let (Some(opened), Some(_), Some(closed)) =
+            (record.opened_at, record.established_at, record.closed_at)
+        {
+            let began = record.close_began_at.unwrap_or(closed);
+            self.lives.add(began.since(opened));
+            self.holds.add(closed.since(opened));
         }
         if let Some(handshake) = record.handshake_ns {
             self.handshakes.add(handshake);

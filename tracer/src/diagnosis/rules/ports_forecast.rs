@@ -174,7 +174,7 @@ mod tests {
         example.open(there, program("php-fpm"), each_second);
         let traffic = example.traffic(there, program("php-fpm"));
         traffic.add_closes(CloseKind::Active, None, Initiator::Local, 100);
-        (0..100).for_each(|_| traffic.lives.add(20_000_000));
+        (0..100).for_each(|_| traffic.add_life(20_000_000));
         example
     }
 

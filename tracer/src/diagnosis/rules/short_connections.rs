@@ -185,7 +185,7 @@ mod tests {
         let count = u64::from(each_second) * 10;
         let traffic = example.traffic(there, php);
         traffic.add_closes(CloseKind::Active, None, Initiator::Local, count);
-        (0..count).for_each(|_| traffic.lives.add(milliseconds * 1_000_000));
+        (0..count).for_each(|_| traffic.add_life(milliseconds * 1_000_000));
         example
     }
 
