@@ -115,13 +115,14 @@ pub fn reuse_time_waits(seen: &Seen, route: &Route, load: &Load) -> Option<Advic
     Some(Advice {
         what: "let connect() take over TIME_WAITs".to_owned(),
         command: Some(sysctl(seen, route.netns_cookie, "net.ipv4.tcp_tw_reuse", "1")),
-        present: Some(match present {
-            2 => "2 (loopback alone)".to_owned(),
-            present => present.to_string(),
-        }),
+        present: Some(present.to_string()),
         proposed: Some("1".to_owned()),
         effect: format!(
-            "a TIME_WAIT can be taken over after {}{bears}; {share}",
+            "{}a TIME_WAIT can be taken over after {}{bears}; {share}",
+            match present {
+                2 => "2 is for loopback alone; with 1 ",
+                _ => "",
+            },
             duration(delay)
         ),
         caution: Some(

@@ -6,10 +6,10 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use super::seen::Seen;
-use super::traffic::{Sum, Traffic};
+use super::traffic::{Ending, Sum, Traffic};
 use crate::ports::{Dwell, DwellBasis, Habits, Program, Route, Space, tenth};
-use crate::record::CloseKind;
 use crate::record::holding::Use;
+use crate::record::{CloseCause, CloseKind};
 
 /// The kernel's `TCP_TIMEWAIT_LEN`.
 const TIME_WAIT: Duration = Duration::from_secs(60);
@@ -40,6 +40,8 @@ pub struct Load {
     pub dwell: Dwell,
     /// Share of the connections that end in a TIME_WAIT of this side.
     pub time_wait_share: f64,
+    /// Share of the connects that had a port and failed all the same: they leave no TIME_WAIT.
+    pub failing: f64,
     /// Share of the connections that use TCP timestamps; `None`: none was seen to close.
     pub timestamps: Option<f64>,
     /// Share of all ports in use that clients had bound.
@@ -123,6 +125,7 @@ impl Load {
                 0 => 0.0,
                 _ => 1.0,
             }),
+            failing: failing(&traffic),
             timestamps,
             bound_share,
             reusable_after,
@@ -138,7 +141,8 @@ impl Load {
     /// The same if TIME_WAIT held a port for `wait`.
     #[must_use]
     pub fn hold_with(&self, wait: Duration) -> Duration {
-        let wait = wait.min(self.dwell.mean).mul_f64(self.time_wait_share);
+        let share = self.time_wait_share * (1.0 - self.failing);
+        let wait = wait.min(self.dwell.mean).mul_f64(share);
         self.held.unwrap_or_default() + wait
     }
 
@@ -181,7 +185,7 @@ impl Load {
             began: seen.began,
             dwell: self.dwell,
             life: self.held,
-            time_wait_share: self.time_wait_share,
+            time_wait_share: self.time_wait_share * (1.0 - self.failing),
             reusable_after: self.reusable_after,
         }
     }
@@ -226,6 +230,22 @@ fn time_wait_share(traffic: &[&Traffic]) -> Option<f64> {
         traffic.sum(|ending| !ours(ending.kind) && ending.kind != CloseKind::ConnectFailed)
     });
     share(waits, others)
+}
+
+fn failing(traffic: &[&Traffic]) -> f64 {
+    let failed = |ending: &Ending| {
+        let had_no_port = matches!(
+            ending.cause,
+            Some(CloseCause::NoPort | CloseCause::TupleInUse)
+        );
+        ending.kind == CloseKind::ConnectFailed && !had_no_port
+    };
+    let lived = |ending: &Ending| ending.kind != CloseKind::ConnectFailed;
+    let [failed, lived] = [
+        sum(traffic, |traffic| traffic.sum(failed)),
+        sum(traffic, |traffic| traffic.sum(lived)),
+    ];
+    share(failed, lived).unwrap_or(0.0)
 }
 
 fn sum(traffic: &[&Traffic], of: impl Fn(&Traffic) -> u64) -> u64 {
@@ -282,6 +302,27 @@ mod tests {
         let load = Load::of(&example.seen, &there);
         assert_eq!((load.used, load.capacity), (5_000, Some(13_232)));
         assert_eq!(load.bound_share, 0.75);
+    }
+
+    #[test]
+    fn connects_that_fail_leave_no_time_wait() {
+        let mut example = Example::new();
+        let (there, php) = (route("10.0.0.9:3306"), program("php-fpm"));
+        example.hold(there, php, Use::TimeWait, 400);
+        example.open(there, php, 50);
+        let traffic = example.traffic(there, php);
+        let (failed, local) = (CloseKind::ConnectFailed, Initiator::Local);
+        traffic.add_closes(failed, Some(CloseCause::Refused), local, 300);
+        (0..300).for_each(|_| traffic.holds.add(50_000));
+        let load = Load::of(&example.seen, &there);
+        assert_eq!(load.failing, 1.0);
+        assert_eq!(load.hold(), Duration::from_micros(50));
+        assert_eq!(load.habits(&example.seen).time_wait_share, 0.0);
+        // Who found no port says nothing of those who do.
+        let traffic = example.traffic(there, php);
+        traffic.endings.clear();
+        traffic.add_closes(failed, Some(CloseCause::NoPort), local, 300);
+        assert_eq!(Load::of(&example.seen, &there).failing, 0.0);
     }
 
     #[test]

@@ -54,8 +54,8 @@ pub struct Traffic {
     /// connect() to the first step of the close, of those whose opening and whose ESTABLISHED were
     /// seen.
     pub lives: Sum,
-    /// connect() to the end of the full socket, of the same: how long each held its port, its
-    /// TIME_WAIT not counted.
+    /// Opening to the end of the full socket, of those and of connects that failed: how long each
+    /// held its port, its TIME_WAIT not counted.
     pub holds: Sum,
     /// SYN to ESTABLISHED; clients only.
     pub handshakes: Sum,
@@ -124,18 +124,26 @@ impl Traffic {
     /// Takes a verdict in.
     pub(super) fn close(&mut self, record: &Record) {
         let close = &record.close;
+        // A firewall's REJECT refuses by an ICMP port unreachable as another host does by RST.
+        let cause = match (close.cause, close.errno.map(i32::from)) {
+            (Some(CloseCause::Unreachable), Some(libc::ECONNREFUSED)) => Some(CloseCause::Refused),
+            (cause, _) => cause,
+        };
         let ending = Ending {
             kind: close.kind,
-            cause: close.cause,
+            cause,
             initiator: close.initiator,
         };
         *self.endings.entry(ending).or_default() += 1;
-        if let (Some(opened), Some(_), Some(closed)) =
-            (record.opened_at, record.established_at, record.closed_at)
-        {
-            let began = record.close_began_at.unwrap_or(closed);
-            self.lives.add(began.since(opened));
-            self.holds.add(closed.since(opened));
+        if let (Some(opened), Some(closed)) = (record.opened_at, record.closed_at) {
+            if record.established_at.is_some() {
+                let began = record.close_began_at.unwrap_or(closed);
+                self.lives.add(began.since(opened));
+            }
+            // Who found no port held none.
+            if close.cause != Some(CloseCause::NoPort) {
+                self.holds.add(closed.since(opened));
+            }
         }
         if let Some(handshake) = record.handshake_ns {
             self.handshakes.add(handshake);

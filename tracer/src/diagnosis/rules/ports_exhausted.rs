@@ -199,18 +199,7 @@ fn evidence(
         text::count(load.capacity.unwrap_or(0)),
         used.map_or_else(String::new, by_use),
     ));
-    if let Some(space) = seen.space(route.netns_cookie) {
-        let (first, last) = space.range;
-        evidence.push(format!(
-            "connect() chooses from ip_local_port_range {first} {last}: {} ports, less {} reserved, \
-             less {} taken by bind().",
-            text::count(space.size()),
-            text::count(space.reserved.into()),
-            text::count(space.bound.len() as u64),
-        ));
-    }
     evidence.extend(failed(seen, route, parties));
-    evidence.push(whose(seen, culprit, parties));
     if load.time_waits > 0
         && let Some(capacity) = load.capacity
         && let Some(bears) = load.bears(capacity)
@@ -222,6 +211,17 @@ fn evidence(
              {bears} connections/s; {}/s are wanted.",
             text::count(capacity),
             rate(load.wanted),
+        ));
+    }
+    evidence.push(whose(seen, culprit, parties));
+    if let Some(space) = seen.space(route.netns_cookie) {
+        let (first, last) = space.range;
+        evidence.push(format!(
+            "connect() chooses from ip_local_port_range {first} {last}: {} ports, less {} reserved, \
+             less {} taken by bind().",
+            text::count(space.size()),
+            text::count(space.reserved.into()),
+            text::count(space.bound.len() as u64),
         ));
     }
     evidence
@@ -373,7 +373,7 @@ mod tests {
             "{evidence:?}"
         );
         assert!(
-            evidence[2].starts_with("412 connect() calls failed"),
+            evidence[1].starts_with("412 connect() calls failed"),
             "{evidence:?}"
         );
     }

@@ -11,7 +11,7 @@ use crate::ports::Outlook;
 use super::{Style, text, whereabouts};
 
 /// How much of the worst finding is shown where not all of it is asked for.
-const EVIDENCE: usize = 2;
+const EVIDENCE: usize = 3;
 const ADVICE: usize = 3;
 
 pub(super) fn text(report: &Report, style: &Style) -> String {
@@ -61,7 +61,7 @@ fn headline(report: &Report) -> [String; 2] {
         ],
         _ => [
             format!(
-                "Healthy: {} connections opened in {watched}, nothing wrong was seen.",
+                "Healthy: {} connections begun in {watched}, nothing wrong was seen.",
                 text::count(report.opened)
             ),
             "Change nothing.".to_owned(),
@@ -194,7 +194,7 @@ impl Page {
     fn account(&mut self, report: &Report) {
         let losses = &report.losses;
         let mut line = format!(
-            "Watched {:.1} s: {} connections opened, {} closed; {} sockets were there before. \
+            "Watched {:.1} s: {} connections begun, {} closed; {} sockets were there before. \
              Events: {} received, {} lost, {} missed.",
             report.watched.as_secs_f64(),
             text::count(report.opened),
