@@ -120,7 +120,7 @@ pub fn reuse_time_waits(seen: &Seen, route: &Route, load: &Load) -> Option<Advic
         effect: format!(
             "{}a TIME_WAIT can be taken over after {}{bears}; {share}",
             match present {
-                2 => "2 is for loopback alone; with 1 ",
+                2 => "with 1 (2 is for loopback alone) ",
                 _ => "",
             },
             duration(delay)

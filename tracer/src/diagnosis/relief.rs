@@ -27,7 +27,10 @@ pub fn relief(seen: &Seen, route: &Route, load: &Load, who: &str) -> Vec<Advice>
                 false => "not enough alone for the",
             };
             let wanted = rate(load.wanted);
-            advice.effect = format!("{}; {verdict} {wanted}/s that are wanted", advice.effect);
+            // Behind the first clause, which is what a short report shows.
+            let end = advice.effect.find("; ").unwrap_or(advice.effect.len());
+            let words = format!(", {verdict} {wanted}/s that are wanted");
+            advice.effect.insert_str(end, &words);
         }
         match is_enough && first.is_empty() {
             true => first.push(advice),
@@ -146,7 +149,7 @@ mod tests {
         assert!(
             first
                 .effect
-                .ends_with("enough for the 100/s that are wanted"),
+                .contains("enough for the 100/s that are wanted"),
             "{first:?}"
         );
         let cure = &advice[1];

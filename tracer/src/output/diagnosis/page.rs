@@ -140,9 +140,14 @@ impl Page {
 
     fn advice(&mut self, number: usize, advice: &Advice, is_told: bool, verbose: bool) {
         let first = format!("  {number}. ");
-        let line = match advice.effect.is_empty() {
+        // The first clause says what it brings.
+        let effect = match advice.effect.split_once("; ") {
+            Some((clause, _)) if !verbose => clause,
+            _ => &advice.effect,
+        };
+        let line = match effect.is_empty() {
             true => sentence(&advice.what),
-            false => format!("{} {}", sentence(&advice.what), sentence(&advice.effect)),
+            false => format!("{} {}", sentence(&advice.what), sentence(effect)),
         };
         self.paragraph(None, &first, "     ", &line);
         if let Some(command) = advice.command.as_deref().filter(|_| !is_told) {
