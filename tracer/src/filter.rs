@@ -135,8 +135,9 @@ impl Filter {
             })
     }
 
-    /// Whether something is shown that has these ends, as far as it has any: an address and a port
-    /// each. Kinds of closes are not asked for.
+    /// Whether something is shown that has these ends, an address and a port each, and belongs to a
+    /// program of this name and group, as far as it has any of them. Kinds of closes are not asked
+    /// for.
     #[must_use]
     pub fn matches_ends(
         &self,
@@ -144,6 +145,7 @@ impl Filter {
         local: (Option<IpAddr>, Option<u16>),
         peer: (Option<IpAddr>, Option<u16>),
         name: Option<[u8; 16]>,
+        group: Option<&Group>,
     ) -> bool {
         let process = Process {
             name,
@@ -155,6 +157,9 @@ impl Filter {
             && passes(&self.local, |network| is_in(network, local.0))
             && passes(&self.peer, |network| is_in(network, peer.0))
             && passes(&self.comms, |comm| comm.names(&process))
+            && passes(&self.cgroups, |path| {
+                group.is_some_and(|group| path.has(group))
+            })
     }
 }
 

@@ -14,9 +14,10 @@
 //! [`stream`] records of them; [`inventory`] adds which sockets there are, at the start and whenever
 //! events were lost, [`attribution`] what the events that follow name by number is called, and
 //! [`readings`] the settings and counters of each network namespace. From there on nothing knows a
-//! kernel: [`pipeline`] feeds the
-//! [`engine`], which does no I/O and reads no clock, and writes its finished [`record`]s through an
-//! [`output`] format. [`agent`] is the one loop around all of it.
+//! kernel: [`pipeline`] feeds the [`engine`], which does no I/O and reads no clock, and hands what
+//! that finishes to a [`consumer`]: an [`output`] format writes [`record`]s, a [`diagnosis`] keeps
+//! account of [`ports`] and of what was seen, and asks its rules. [`agent`] is the one loop around
+//! all of it; [`survey`] makes `tracer ports` of one inventory, without any event.
 
 pub mod agent;
 pub mod attribution;

@@ -8,6 +8,7 @@ use super::report::{Losses, Report};
 use super::rule::{Check, Rule};
 use super::seen::{CallKey, CallTally, Listener, NamespaceSeen, Seen};
 use super::{Finding, Severity, Subject, Traffic};
+use crate::attribution::Names;
 use crate::consumer::Consumer;
 use crate::filter::Filter;
 use crate::output::{Loss, Summary};
@@ -80,14 +81,12 @@ impl Watch {
         });
         let filter = &self.filter;
         let routes = busiest(&self.seen, ROUTES, |route, netns| {
-            filter.matches_ends(
-                netns,
-                (Some(route.source), None),
-                (
-                    Some(route.destination.address),
-                    Some(route.destination.port),
-                ),
-                None,
+            let nobodys = |_| false;
+            filter.matches_route(
+                netns.unwrap_or_default(),
+                route.source,
+                route.destination,
+                nobodys,
             )
         });
         let mut blind = self.blind;
@@ -132,9 +131,9 @@ impl Watch {
             let namespace = netns_cookie.and_then(|cookie| self.seen.namespaces.get(&cookie));
             finding.subject.netns = namespace.map(|namespace| namespace.inode);
         }
-        let filter = &self.filter;
+        let (filter, names) = (&self.filter, &self.seen.names);
         self.findings
-            .retain(|finding| matches(filter, &finding.subject));
+            .retain(|finding| matches(filter, names, &finding.subject));
         self.findings
             .sort_by_key(|finding| (finding.severity, std::cmp::Reverse(finding.weight)));
         let errors = self.findings.iter();
@@ -212,7 +211,9 @@ impl Watch {
 }
 
 /// Whether a finding about `subject` is told. What it does not name is in no network and is no port.
-fn matches(filter: &Filter, subject: &Subject) -> bool {
+fn matches(filter: &Filter, names: &Names, subject: &Subject) -> bool {
+    let program = subject.program;
+    let cgroup_id = program.and_then(|program| program.cgroup_id);
     filter.matches_ends(
         subject.netns,
         (subject.source, subject.local_port),
@@ -220,7 +221,8 @@ fn matches(filter: &Filter, subject: &Subject) -> bool {
             subject.destination.map(|end| end.address),
             subject.destination.map(|end| end.port),
         ),
-        subject.program.and_then(|program| program.name),
+        program.and_then(|program| program.name),
+        names.group(cgroup_id, &[subject.pids.last().copied()]),
     )
 }
 
