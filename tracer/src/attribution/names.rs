@@ -3,7 +3,7 @@
 use super::Container;
 use super::container;
 use super::recent::Recent;
-use crate::record::Record;
+use crate::record::{Record, Source};
 use crate::stream::Name;
 
 /// Names by number. Old ones that have not been told again are forgotten in the end, at the same
@@ -76,6 +76,19 @@ impl Names {
     #[must_use]
     pub fn group_of(&self, record: &Record) -> Option<&Group> {
         self.group(record.cgroup_id, &[record.opener.pid, record.closer.pid])
+    }
+
+    /// How [`Self::group_of`] is known: exactly, where it is the socket's own; inferred, where it is
+    /// that of a process.
+    #[must_use]
+    pub fn source_of_group(&self, record: &Record) -> Source {
+        let Some(group) = self.group_of(record) else {
+            return Source::Unknown;
+        };
+        match self.group(record.cgroup_id, &[]) {
+            Some(own) if own == group => Source::Exact,
+            _ => Source::Inferred,
+        }
     }
 
     /// The path of a cgroup.

@@ -247,6 +247,7 @@ pub(super) struct RecordView<'a> {
     process: Processes<'a>,
     uid: Option<u32>,
     cgroup: Option<&'a str>,
+    cgroup_source: &'static str,
     cgroup_id: Option<Id>,
     unit: Option<&'a str>,
     container: Option<ContainerView<'a>>,
@@ -300,6 +301,7 @@ impl<'a> RecordView<'a> {
             },
             uid: record.uid,
             cgroup: group.map(|group| &*group.path),
+            cgroup_source: names.source_of_group(record).name(),
             cgroup_id: record.cgroup_id.map(Id),
             unit: group.and_then(Group::unit),
             container: group

@@ -265,13 +265,14 @@ fn what_fails_for_another_reason_is_not_put_down_to_time_wait() {
 #[test]
 fn of_six_programs_the_one_whose_time_waits_fill_its_ports_is_named() {
     gate::alone(|| {
-        let mut scene = Scene::set("crowd --ports 20000 --others 16000");
+        let (ports, others) = (pace::share(20_000), pace::share(16_000));
+        let mut scene = Scene::set(&format!("crowd --ports {ports} --others {others}"));
         let made = scene.facts["done"].as_object().expect("tallies");
         let made: u64 = made
             .values()
             .filter_map(|tally| tally["made"].as_u64())
             .sum();
-        assert_eq!(made, 100_000, "{}", scene.facts);
+        assert_eq!(made, ports + 5 * others, "{}", scene.facts);
         let netns = scene.netns();
         let diagnose = Diagnose::start(&format!("--json --netns {netns} --duration 8s"));
         scene.go();
@@ -282,7 +283,7 @@ fn of_six_programs_the_one_whose_time_waits_fill_its_ports_is_named() {
         let subject = &finding(&said, "ports-exhausted")["subject"];
         assert_eq!(subject["process"]["name"], "billing", "{said:#}");
         assert_eq!(subject["failed"].as_u64(), failed, "{said:#}");
-        assert_eq!(subject["used"], 20_000, "{said:#}");
+        assert_eq!(subject["used"], ports, "{said:#}");
         for other in ["checkout", "search", "mail", "images", "login"] {
             let findings = said["findings"].to_string();
             assert!(!findings.contains(other), "{other} in {said:#}");
@@ -293,13 +294,14 @@ fn of_six_programs_the_one_whose_time_waits_fill_its_ports_is_named() {
 #[test]
 fn fifty_thousand_healthy_connections_raise_no_alarm() {
     gate::alone(|| {
-        let mut scene = Scene::set("healthy --rate 5000");
+        let rate = pace::share(5_000);
+        let mut scene = Scene::set(&format!("healthy --rate {rate}"));
         let netns = scene.netns();
         let diagnose = Diagnose::start(&format!("--json --netns {netns} --duration 16s"));
         scene.go();
         let said = diagnose.finish().json();
         let made = scene.hold()["checkout"]["made"].as_u64();
-        assert!(made > Some(50_000), "{made:?}");
+        assert!(made > Some(pace::share(50_000)), "{made:?}");
         assert_eq!(alarms(&said), [] as [&str; 0], "{said:#}");
         assert_eq!(said["verdict"], "healthy", "{said:#}");
     });

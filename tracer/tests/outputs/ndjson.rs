@@ -128,6 +128,7 @@ fn a_socket_is_called_by_its_cgroup_and_namespace() {
     let pod = told(Some(&path), Some("blue"));
     assert_eq!(pod["netns_name"], json!("blue"));
     assert_eq!(pod["cgroup"], json!(path));
+    assert_eq!(pod["cgroup_source"], "exact");
     assert_eq!(pod["unit"], Value::Null);
     let container = json!({"id": id, "runtime": "cri-o", "pod_uid": "c9".repeat(16)});
     assert_eq!(pod["container"], container);
@@ -142,6 +143,23 @@ fn a_socket_is_called_by_its_cgroup_and_namespace() {
         assert_eq!(gone[field], Value::Null, "{field}");
     }
     assert_eq!(gone["cgroup_id"], json!("9007199254740993"));
+    assert_eq!(gone["cgroup_source"], "unknown");
+
+    // In the old hierarchies the socket's own is the root, and the process's is told.
+    let of_process = line(|writer, out| {
+        let (pid, id) = (812, 9_007_199_254_740_993);
+        writer.name(&Name::Cgroup {
+            id,
+            path: Some("/".to_owned()),
+        });
+        writer.name(&Name::CgroupOfProcess {
+            pid,
+            path: path.clone(),
+        });
+        writer.close(&samples::active().0, WALL, out);
+    });
+    assert_eq!(of_process["cgroup"], json!(path));
+    assert_eq!(of_process["cgroup_source"], "inferred");
 }
 
 #[test]
