@@ -83,38 +83,12 @@ pub struct WatchArgs {
     /// Such as 500ms, 10s, 2m or 1h30m. Without it: until Ctrl-C.
     #[arg(long, value_name = "TIME", env = "TRACER_DURATION")]
     pub duration: Option<Span>,
-    /// Size of the kernel's ring buffer.
-    ///
-    /// A power of two from 256KiB to 1GiB. What finds no room there is lost, counted and told.
-    #[arg(
-        long,
-        value_name = "SIZE",
-        env = "TRACER_BUFFER",
-        default_value = "32MiB"
-    )]
-    pub buffer: BufferSize,
-    /// Leave these probes out.
-    ///
-    /// Named as `tracer check` names them; what is lost by it is told. set_state cannot be left out.
-    #[arg(
-        long,
-        value_name = "PROBE",
-        env = "TRACER_WITHOUT",
-        value_delimiter = ',',
-        value_parser = dispensable_probe()
-    )]
-    pub without: Vec<Dispensable>,
-    /// When to colour the table.
-    ///
-    /// auto: on a terminal, unless NO_COLOR is set.
-    #[arg(
-        long,
-        value_name = "WHEN",
-        env = "TRACER_COLOR",
-        default_value = "auto",
-        value_enum
-    )]
-    pub color: ColorChoice,
+    /// How to trace.
+    #[command(flatten)]
+    pub tracing: TracingArgs,
+    /// How to show it.
+    #[command(flatten)]
+    pub color: ColorArgs,
     /// What to show.
     #[command(flatten)]
     pub filter: FilterArgs,
@@ -134,6 +108,20 @@ pub struct DiagnoseArgs {
     /// Such as 10s or 2m. Without it: until something is certain, for 30s at most.
     #[arg(long, value_name = "TIME", env = "TRACER_DURATION")]
     pub duration: Option<Span>,
+    /// How to trace.
+    #[command(flatten)]
+    pub tracing: TracingArgs,
+    /// How to show it.
+    #[command(flatten)]
+    pub color: ColorArgs,
+    /// Which findings to show.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+}
+
+/// How to trace, the same everywhere.
+#[derive(Debug, Args)]
+pub struct TracingArgs {
     /// Size of the kernel's ring buffer.
     ///
     /// A power of two from 256KiB to 1GiB. What finds no room there is lost, counted and told.
@@ -155,20 +143,22 @@ pub struct DiagnoseArgs {
         value_parser = dispensable_probe()
     )]
     pub without: Vec<Dispensable>,
-    /// When to colour the report.
+}
+
+/// How to show what is shown, the same everywhere.
+#[derive(Debug, Args)]
+pub struct ColorArgs {
+    /// When to colour what is shown.
     ///
     /// auto: on a terminal, unless NO_COLOR is set.
     #[arg(
-        long,
+        long = "color",
         value_name = "WHEN",
         env = "TRACER_COLOR",
         default_value = "auto",
         value_enum
     )]
-    pub color: ColorChoice,
-    /// Which findings to show.
-    #[command(flatten)]
-    pub filter: FilterArgs,
+    pub when: ColorChoice,
 }
 
 /// The filters, the same everywhere.
@@ -229,17 +219,9 @@ pub struct PortsArgs {
     /// Show all routes, not only the busiest 20. JSON has all.
     #[arg(long, env = "TRACER_ALL", value_parser = FalseyValueParser::new())]
     pub all: bool,
-    /// When to colour the table.
-    ///
-    /// auto: on a terminal, unless NO_COLOR is set.
-    #[arg(
-        long,
-        value_name = "WHEN",
-        env = "TRACER_COLOR",
-        default_value = "auto",
-        value_enum
-    )]
-    pub color: ColorChoice,
+    /// How to show it.
+    #[command(flatten)]
+    pub color: ColorArgs,
     /// What to show.
     #[command(flatten)]
     pub filter: RouteFilterArgs,

@@ -59,9 +59,9 @@ impl TryFrom<WatchArgs> for WatchConfig {
             transitions: args.transitions,
             calls: args.calls,
             duration: args.duration.map(|Span(duration)| duration),
-            buffer: args.buffer,
-            without: args.without,
-            color: args.color,
+            buffer: args.tracing.buffer,
+            without: args.tracing.without,
+            color: args.color.when,
         })
     }
 }
@@ -116,9 +116,9 @@ impl TryFrom<DiagnoseArgs> for DiagnoseConfig {
             verbose: args.verbose,
             duration: duration.unwrap_or(Self::DURATION),
             until_certain: duration.is_none(),
-            buffer: args.buffer,
-            without: args.without,
-            color: args.color,
+            buffer: args.tracing.buffer,
+            without: args.tracing.without,
+            color: args.color.when,
         })
     }
 }
@@ -144,7 +144,7 @@ impl TryFrom<PortsArgs> for PortsConfig {
             filter: filter.try_into()?,
             format: format(args.json),
             all: args.all,
-            color: args.color,
+            color: args.color.when,
         })
     }
 }

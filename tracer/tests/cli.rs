@@ -72,6 +72,11 @@ fn the_help_of_check() {
 }
 
 #[test]
+fn the_help_of_diagnose() {
+    insta::assert_snapshot!(help("diagnose"));
+}
+
+#[test]
 fn the_help_of_ports() {
     insta::assert_snapshot!(help("ports"));
 }

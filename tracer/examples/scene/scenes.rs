@@ -1,7 +1,7 @@
 //! The scenes.
 
 use clap::Subcommand;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::stage::{Actor, Stage, conduct, say};
 
@@ -102,42 +102,43 @@ fn server(stage: &Stage, name: &str, port: u16, close: &str) -> Actor {
     server
 }
 
+/// A client of the first namespace, once it has made its first connections, and what it did.
+fn client(stage: &Stage, name: &str, port: u16, words: &str) -> (Actor, Value) {
+    let words = format!("--connect {SERVER}:{port} {words}");
+    let mut client = Actor::start(&stage.pair.first, name, &words);
+    let done = client.hear("ready");
+    (client, done)
+}
+
+/// Says that the scene is set, with what is known of its `client`.
+fn ready(stage: &Stage, client: &Actor, port: u16, done: Value, more: Value) {
+    let mut facts = json!({
+        "netns": stage.pair.first.inode,
+        "client": client.pid(),
+        "destination": format!("{SERVER}:{port}"),
+        "done": done,
+    });
+    if let (Some(facts), Value::Object(more)) = (facts.as_object_mut(), more) {
+        facts.extend(more);
+    }
+    say("ready", facts);
+}
+
 fn exhaustion(ports: u16, rate: u64) {
     let stage = Stage::new(Some(ports));
-    let database = server(&stage, "database", 3306, "last");
-    let words = format!("--connect {SERVER}:3306 --close first --rate {rate}");
-    let mut checkout = Actor::start(&stage.pair.first, "checkout", &words);
-    let done = checkout.hear("ready");
-    say(
-        "ready",
-        json!({
-            "netns": stage.pair.first.inode,
-            "client": checkout.pid(),
-            "server": database.pid(),
-            "destination": format!("{SERVER}:3306"),
-            "capacity": ports,
-            "done": done,
-        }),
-    );
+    let _database = server(&stage, "database", 3306, "last");
+    let words = format!("--close first --rate {rate}");
+    let (mut checkout, done) = client(&stage, "checkout", 3306, &words);
+    ready(&stage, &checkout, 3306, done, json!({ "capacity": ports }));
     conduct(&mut [("checkout", &mut checkout)]);
 }
 
 fn filling(ports: u16, rate: u64, growth: u64) {
     let stage = Stage::new(Some(ports));
     let _database = server(&stage, "database", 3306, "last");
-    let words =
-        format!("--connect {SERVER}:3306 --close first --first 0 --rate {rate} --growth {growth}");
-    let mut checkout = Actor::start(&stage.pair.first, "checkout", &words);
-    checkout.hear("ready");
-    say(
-        "ready",
-        json!({
-            "netns": stage.pair.first.inode,
-            "client": checkout.pid(),
-            "destination": format!("{SERVER}:3306"),
-            "capacity": ports,
-        }),
-    );
+    let words = format!("--close first --first 0 --rate {rate} --growth {growth}");
+    let (mut checkout, done) = client(&stage, "checkout", 3306, &words);
+    ready(&stage, &checkout, 3306, done, json!({ "capacity": ports }));
     conduct(&mut [("checkout", &mut checkout)]);
 }
 
@@ -145,70 +146,39 @@ fn steady(ports: u16, rate: u64, keep: u64) {
     let stage = Stage::new(Some(ports));
     // It closes first: no TIME_WAIT is the client's.
     let _cache = server(&stage, "cache", 6379, "first");
-    let words =
-        format!("--connect {SERVER}:6379 --close last --first 0 --rate {rate} --keep {keep}");
-    let mut checkout = Actor::start(&stage.pair.first, "checkout", &words);
-    checkout.hear("ready");
-    say(
-        "ready",
-        json!({
-            "netns": stage.pair.first.inode,
-            "client": checkout.pid(),
-            "destination": format!("{SERVER}:6379"),
-            "capacity": ports,
-        }),
-    );
+    let words = format!("--close last --first 0 --rate {rate} --keep {keep}");
+    let (mut checkout, done) = client(&stage, "checkout", 6379, &words);
+    ready(&stage, &checkout, 6379, done, json!({ "capacity": ports }));
     conduct(&mut [("checkout", &mut checkout)]);
 }
 
 fn close_wait(first: u64, rate: u64) {
     let stage = Stage::new(None);
     let reports = server(&stage, "reports", 8080, "never");
-    let words = format!("--connect {SERVER}:8080 --close first --first {first} --rate {rate}");
-    let mut browser = Actor::start(&stage.pair.first, "browser", &words);
-    browser.hear("ready");
-    say(
-        "ready",
-        json!({
-            "netns": stage.pair.second.inode,
-            "client": browser.pid(),
-            "server": reports.pid(),
-            "destination": format!("{SERVER}:8080"),
-        }),
-    );
+    let words = format!("--close first --first {first} --rate {rate}");
+    let (mut browser, done) = client(&stage, "browser", 8080, &words);
+    // It is the server that it is about.
+    let about = json!({ "netns": stage.pair.second.inode, "server": reports.pid() });
+    ready(&stage, &browser, 8080, done, about);
     conduct(&mut [("browser", &mut browser)]);
 }
 
 fn healthy(rate: u64) {
     let stage = Stage::new(None);
     let _web = server(&stage, "web", 80, "first");
-    let words = format!("--connect {SERVER}:80 --close last --first 0 --rate {rate}");
-    let mut checkout = Actor::start(&stage.pair.first, "checkout", &words);
-    checkout.hear("ready");
-    say(
-        "ready",
-        json!({ "netns": stage.pair.first.inode, "client": checkout.pid() }),
-    );
+    let words = format!("--close last --first 0 --rate {rate}");
+    let (mut checkout, done) = client(&stage, "checkout", 80, &words);
+    ready(&stage, &checkout, 80, done, Value::Null);
     conduct(&mut [("checkout", &mut checkout)]);
 }
 
 fn refused(first: u64, rate: u64) {
     let stage = Stage::new(Some(1000));
     let database = server(&stage, "database", 3306, "last");
-    let words = format!("--connect {SERVER}:3306 --close first --first {first} --rate {rate}");
-    let mut checkout = Actor::start(&stage.pair.first, "checkout", &words);
-    let done = checkout.hear("ready");
+    let words = format!("--close first --first {first} --rate {rate}");
+    let (mut checkout, done) = client(&stage, "checkout", 3306, &words);
     database.end();
-    say(
-        "ready",
-        json!({
-            "netns": stage.pair.first.inode,
-            "client": checkout.pid(),
-            "destination": format!("{SERVER}:3306"),
-            "capacity": 1000,
-            "done": done,
-        }),
-    );
+    ready(&stage, &checkout, 3306, done, json!({ "capacity": 1000 }));
     conduct(&mut [("checkout", &mut checkout)]);
 }
 

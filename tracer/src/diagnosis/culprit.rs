@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use super::finding::Subject;
+use super::load::Load;
 use super::seen::Seen;
 use crate::output::text;
 use crate::ports::{Holders, Program, Route};
@@ -59,6 +61,24 @@ pub struct Culprit {
     pub held: u64,
     /// Ports that nobody is seen to hold.
     pub unowned: u64,
+}
+
+impl Culprit {
+    /// The subject of a finding about `route`.
+    #[must_use]
+    pub fn subject(&self, route: &Route, load: &Load) -> Subject {
+        Subject {
+            netns_cookie: Some(route.netns_cookie),
+            program: self.program,
+            program_source: self.source,
+            pids: self.pids.clone(),
+            source: Some(route.source),
+            destination: Some(route.destination),
+            used: Some(load.used),
+            capacity: Some(load.capacity.unwrap_or(0)),
+            ..Subject::default()
+        }
+    }
 }
 
 /// Who holds the ports of `route`. Where most of them have an owner, the one that holds the most;

@@ -112,7 +112,6 @@ fn finding(seen: &Seen, route: &Route, load: &Load) -> Finding {
     let who = label(seen, culprit.program.as_ref());
     let parties = culprit::parties(seen, route);
     let failed = culprit::failures(seen, route);
-    let capacity = load.capacity.unwrap_or(0);
     Finding {
         rule: PortsExhausted.name(),
         severity: Severity::Error,
@@ -123,16 +122,8 @@ fn finding(seen: &Seen, route: &Route, load: &Load) -> Finding {
         warnings: advice::warnings(seen, route.netns_cookie),
         weight: failed.max(1),
         subject: Subject {
-            netns_cookie: Some(route.netns_cookie),
-            program: culprit.program,
-            program_source: culprit.source,
-            pids: culprit.pids,
-            source: Some(route.source),
-            destination: Some(route.destination),
-            used: Some(load.used),
-            capacity: Some(capacity),
             failed: Some(failed),
-            ..Subject::default()
+            ..culprit.subject(route, load)
         },
     }
 }

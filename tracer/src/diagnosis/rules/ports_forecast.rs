@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::ports_exhausted::{State, state};
 use crate::diagnosis::advice::{self, duration, rate};
 use crate::diagnosis::culprit::{culprit, label};
-use crate::diagnosis::finding::{Finding, Severity, Subject};
+use crate::diagnosis::finding::{Finding, Severity};
 use crate::diagnosis::load::{Load, Loads};
 use crate::diagnosis::relief::relief;
 use crate::diagnosis::rule::{Check, Rule};
@@ -145,17 +145,7 @@ fn finding(
         weight: (forecast.steady_state as u64)
             .saturating_sub(capacity)
             .max(1),
-        subject: Subject {
-            netns_cookie: Some(route.netns_cookie),
-            program: culprit.program,
-            program_source: culprit.source,
-            pids: culprit.pids,
-            source: Some(route.source),
-            destination: Some(route.destination),
-            used: Some(load.used),
-            capacity: Some(capacity),
-            ..Subject::default()
-        },
+        subject: culprit.subject(route, load),
     }
 }
 
