@@ -112,8 +112,12 @@ impl Watch {
         }
     }
 
-    /// Asks the rules.
+    /// Asks the rules. Before it is known what was there already, ports that are taken look free.
     fn ask(&mut self) {
+        let watched = self.seen.now.since(self.seen.began);
+        if self.seen.swept.is_none() && watched < AT_LEAST {
+            return;
+        }
         self.findings.clear();
         self.too_early.clear();
         for rule in &self.rules {
@@ -141,7 +145,6 @@ impl Watch {
         let errors: Vec<&'static str> = errors.map(|finding| finding.rule).collect();
         let is_certain = errors.iter().any(|rule| self.errors_before.contains(rule));
         self.errors_before = errors;
-        let watched = self.seen.now.since(self.seen.began);
         self.is_done =
             self.until_certain && is_certain && watched >= AT_LEAST && self.seen.swept.is_some();
     }
@@ -366,3 +369,6 @@ impl Consumer for Watch {
         };
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -102,6 +102,28 @@ fn alarms(diagnosis: &Value) -> Vec<&str> {
         .collect()
 }
 
+/// Whether this kernel shows all that there is: before 6.11 one hook lacks the socket, and nothing
+/// is called healthy there. Nothing else may be lacking.
+fn is_all_seen(diagnosis: &Value) -> bool {
+    let not_seen = diagnosis["not_seen"].as_array().expect("a list");
+    for reason in not_seen {
+        let reason = reason.as_str().expect("a sentence");
+        let is_old = reason.contains("kfree_skb does not tell the receiving socket");
+        assert!(is_old, "{diagnosis:#}");
+    }
+    not_seen.is_empty()
+}
+
+/// No finding is an error or a warning, and the verdict is as good as it can be.
+fn assert_no_alarm(diagnosis: &Value) {
+    assert_eq!(alarms(diagnosis), [] as [&str; 0], "{diagnosis:#}");
+    let verdict = match is_all_seen(diagnosis) {
+        true => "healthy",
+        false => "inconclusive",
+    };
+    assert_eq!(diagnosis["verdict"], verdict, "{diagnosis:#}");
+}
+
 /// How many TCP sockets of any kind the kernel's own table shows to `port`, in the namespace of
 /// process `pid`.
 fn tuples_to(pid: u64, port: u16) -> u64 {
@@ -221,14 +243,19 @@ fn a_healthy_host_is_called_healthy() {
         let (diagnose, text) = (diagnose.finish(), text.finish());
         scene.hold();
         let said = diagnose.json();
-        assert_eq!(alarms(&said), [] as [&str; 0], "{said:#}");
-        assert_eq!(said["verdict"], "healthy", "{said:#}");
-        assert_eq!(diagnose.code, Some(0), "{}", diagnose.stderr);
+        assert_no_alarm(&said);
         let connections = said["connections"].as_u64().expect("how many");
-        assert!(connections >= 2 * 2_500, "both ends count: {said:#}");
+        let least = 2 * pace::share(2_500);
+        assert!(connections >= least, "both ends count: {said:#}");
         let (first, second) = text.first_lines();
-        assert!(first.starts_with("Healthy: "), "{first}");
-        assert_eq!(second, "Change nothing.");
+        if is_all_seen(&said) {
+            assert_eq!(diagnose.code, Some(0), "{}", diagnose.stderr);
+            assert!(first.starts_with("Healthy: "), "{first}");
+            assert_eq!(second, "Change nothing.");
+        } else {
+            assert_eq!(diagnose.code, Some(3), "{}", diagnose.stderr);
+            assert!(first.starts_with("Inconclusive: "), "{first}");
+        }
     });
 }
 
@@ -302,8 +329,7 @@ fn fifty_thousand_healthy_connections_raise_no_alarm() {
         let said = diagnose.finish().json();
         let made = scene.hold()["checkout"]["made"].as_u64();
         assert!(made > Some(pace::share(50_000)), "{made:?}");
-        assert_eq!(alarms(&said), [] as [&str; 0], "{said:#}");
-        assert_eq!(said["verdict"], "healthy", "{said:#}");
+        assert_no_alarm(&said);
     });
 }
 
