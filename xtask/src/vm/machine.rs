@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// A kernel that hangs is ended after this.
-const LIMIT: Duration = Duration::from_secs(12 * 60);
+const LIMIT: Duration = Duration::from_secs(20 * 60);
 
 const MEMORY_MIB: u32 = 3072;
 
