@@ -45,7 +45,10 @@ fn headline(report: &Report) -> [String; 2] {
             finding.summary.clone(),
             finding.advice.first().map_or_else(
                 || "Change: nothing on this host".to_owned(),
-                |advice| format!("Change: {}", change(advice)),
+                |advice| match advice.present {
+                    Some(_) => format!("Change: {}", change(advice)),
+                    None => format!("Do: {}", change(advice)),
+                },
             ),
         ],
         (Verdict::Inconclusive, _) if report.opened + report.closed == 0 => [
