@@ -29,6 +29,8 @@ use crate::{clock, object};
 
 /// How often the accounts and the wall's clock are read.
 const ACCOUNTS: Duration = Duration::from_secs(1);
+/// How often while no event comes and nobody keeps account: waking up is what an idle tracer costs.
+const ACCOUNTS_IDLE: Duration = Duration::from_secs(5);
 
 /// `tracer watch`: traces until the time is over, a signal comes, or nobody reads any more, which
 /// gives no summary.
@@ -228,6 +230,8 @@ impl<C: Consumer> Session<C> {
         end: Option<Timestamp>,
     ) -> anyhow::Result<Stopped> {
         let mut accounts_due = clock::monotonic() + ACCOUNTS;
+        // Since the accounts were read last.
+        let mut has_events = false;
         loop {
             select! {
                 biased;
@@ -254,16 +258,23 @@ impl<C: Consumer> Session<C> {
                 () = self.inventories.next() => {}
                 () = next_reading(&mut self.readings) => {}
                 batch = self.reader.next_batch(Some(deadline)) => {
-                    self.feed(batch.context("failed to read the ring buffer")?);
+                    let batch = batch.context("failed to read the ring buffer")?;
+                    has_events |= !batch.records.is_empty();
+                    self.feed(batch);
                 }
             }
             let now = clock::monotonic();
+            if has_events {
+                accounts_due = accounts_due.min(now + ACCOUNTS);
+            }
             self.inventories.handle_timeout(now);
             if let Some(readings) = &mut self.readings {
                 readings.handle_timeout(now);
             }
             if now >= accounts_due {
-                accounts_due = now + ACCOUNTS;
+                let is_idle = !has_events && !C::WANTS_READINGS;
+                accounts_due = now + if is_idle { ACCOUNTS_IDLE } else { ACCOUNTS };
+                has_events = false;
                 self.pipeline
                     .handle(&StreamRecord::Clock(clock::wall_offset()), &mut self.out);
                 self.read_accounts()?;
