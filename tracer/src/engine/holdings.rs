@@ -3,11 +3,10 @@
 //! The table notes which connections may have changed; what they hold now is compared with what was
 //! told of them last. So no event's handler needs to know of this.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-use tracer_common::tcp::{Endpoint, Flow, TcpState};
+use tracer_common::tcp::{Flow, TcpState};
 
 use super::connection::Connection;
+use super::names::listening_places;
 use super::table::Id;
 use super::timewait::Jiffies;
 use super::{Engine, Output};
@@ -91,20 +90,11 @@ impl Engine {
         }
     }
 
-    /// Whether something listens where `connection` has its local end. The unspecified address of
-    /// IPv6 stands for both families.
+    /// Whether something listens where `connection` has its local end.
     fn has_listener(&self, connection: &Connection) -> bool {
-        let local = connection.flow.local;
-        let anywhere = [
-            local.address,
-            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        ];
-        anywhere.into_iter().any(|address| {
-            let local = Endpoint { address, ..local };
-            let mut listeners = self.table.listeners(connection.netns_cookie, local);
-            listeners.next().is_some()
-        })
+        let netns = connection.netns_cookie;
+        listening_places(connection.flow.local)
+            .any(|local| self.table.listeners(netns, local).next().is_some())
     }
 }
 

@@ -108,7 +108,7 @@ impl Engine {
         };
         let local = connection.flow.local;
         let netns = connection.netns_cookie;
-        let of_listeners = candidates(local).find_map(|local| {
+        let of_listeners = listening_places(local).find_map(|local| {
             let mut listeners = self.table.listeners(netns, local);
             let first = listeners.next()?;
             let mut common = (Some(first.opener), first.cgroup_id);
@@ -151,7 +151,7 @@ pub(super) fn adopted(event: &Event) -> Connection {
 }
 
 /// Where a listener that makes a connection at `local` may listen.
-fn candidates(local: Endpoint) -> impl Iterator<Item = Endpoint> {
+pub(super) fn listening_places(local: Endpoint) -> impl Iterator<Item = Endpoint> {
     let any_v4 = local
         .address
         .is_ipv4()
