@@ -1,15 +1,20 @@
 //! The one finished row: what is known of a connection once it has closed. Every output shows this
 //! and nothing else. What was never seen is `None`, never a zero.
 
+use arrayvec::ArrayVec;
 use tracer_common::tcp::{Flow, TcpState};
 
 use crate::time::Timestamp;
 
 mod call;
+mod evidence;
 pub mod holding;
+mod incomplete;
 mod names;
 
 pub use call::Call;
+pub use evidence::Evidence;
+pub use incomplete::{Incomplete, IncompleteSet};
 pub use names::UnknownName;
 
 /// A connection, at its verdict or after its tuple is free again.
@@ -47,7 +52,7 @@ pub struct Record {
     /// SYNs sent again; clients only.
     pub syn_retransmits: Option<u8>,
     /// The states in order, TIME_WAIT and the minisocket's FIN_WAIT2 included, CLOSE left out.
-    pub states: Vec<StateVisit>,
+    pub states: States,
     /// The verdict.
     pub close: Close,
     /// The wait for the peer's FIN.
@@ -72,7 +77,7 @@ pub struct Record {
     /// Totals, as tcp_info gives them.
     pub traffic: Option<Traffic>,
     /// What is not known and why; empty: the record is complete.
-    pub incomplete: Vec<Incomplete>,
+    pub incomplete: IncompleteSet,
 }
 
 /// Which side of the handshake a socket was on.
@@ -89,6 +94,13 @@ pub enum Role {
     Unknown,
 }
 
+/// The stays of one life, in the record itself: a row costs no allocation. A legal life has at most
+/// six.
+pub type States = ArrayVec<StateVisit, MOST_STATES>;
+
+/// States that a record holds at most.
+pub const MOST_STATES: usize = 8;
+
 /// A stay in one state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateVisit {
@@ -101,7 +113,7 @@ pub struct StateVisit {
 }
 
 /// How and why the full socket came to CLOSE. Given once, never changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Close {
     /// The way.
     pub kind: CloseKind,
@@ -111,8 +123,8 @@ pub struct Close {
     pub cause: Option<CloseCause>,
     /// `sk_err` at the end.
     pub errno: Option<u16>,
-    /// What the verdict rests on, in words.
-    pub evidence: Vec<&'static str>,
+    /// What the verdict rests on.
+    pub evidence: Evidence,
 }
 
 /// `close.kind`.
@@ -361,23 +373,6 @@ pub struct Traffic {
     pub srtt_us: Option<u32>,
     /// Least round-trip time, microseconds.
     pub min_rtt_us: Option<u32>,
-}
-
-/// Why a record is not complete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Incomplete {
-    /// The first event was not an opening: it was open before us, or the opening was lost.
-    OpeningNotSeen,
-    /// A transition was not the next step from the state that we knew: an event was lost.
-    TransitionLost,
-    /// The end of the minisocket was due and not seen.
-    EndNotSeen,
-    /// Records were lost just when it closed or its tuple was freed: one may have been its own.
-    EvidenceLost,
-    /// The minisocket cannot be seen, because its probe is not attached.
-    TimerProbeMissing,
-    /// The verdict needs to know of resets, whose probes are not attached.
-    ResetProbeMissing,
 }
 
 /// One state change, as `watch --transitions` shows it.

@@ -8,7 +8,7 @@ use super::holdings::Told;
 use super::inventory::Presence;
 use super::timeline::Timeline;
 use super::timewait::Minisocket;
-use crate::record::{Incomplete, Previous, Process, Role};
+use crate::record::{Incomplete, IncompleteSet, Previous, Process, Role};
 use crate::time::Timestamp;
 
 /// One connection (or listener), from its first event to the end of its minisocket.
@@ -62,7 +62,7 @@ pub(super) struct Connection {
     pub presence: Presence,
     /// What was told of how it holds its tuple.
     pub told: Option<Box<Told>>,
-    incomplete: u8,
+    incomplete: IncompleteSet,
 }
 
 /// A step FIN_WAIT1 → FIN_WAIT2.
@@ -130,28 +130,18 @@ impl Connection {
             previous: None,
             presence: Presence::default(),
             told: None,
-            incomplete: 0,
+            incomplete: IncompleteSet::new(),
         }
     }
 
     /// Notes that something is not known.
     pub fn lacks(&mut self, what: Incomplete) {
-        self.incomplete |= 1 << what as u8;
+        self.incomplete.insert(what);
     }
 
     /// What is not known.
-    pub fn incomplete(&self) -> Vec<Incomplete> {
-        [
-            Incomplete::OpeningNotSeen,
-            Incomplete::TransitionLost,
-            Incomplete::EndNotSeen,
-            Incomplete::EvidenceLost,
-            Incomplete::TimerProbeMissing,
-            Incomplete::ResetProbeMissing,
-        ]
-        .into_iter()
-        .filter(|what| self.incomplete & (1 << *what as u8) != 0)
-        .collect()
+    pub const fn incomplete(&self) -> IncompleteSet {
+        self.incomplete
     }
 
     /// Its full socket lives, as far as we know.

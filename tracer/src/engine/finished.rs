@@ -8,7 +8,7 @@ use super::close;
 use super::connection::Connection;
 use super::timewait::{End, How, Life, Minisocket};
 use crate::record::{
-    Close, CloseCause, FinWait2, FinWait2Exit, Record, Role, TimeWait, TimeWaitExit,
+    Close, CloseCause, Evidence, FinWait2, FinWait2Exit, Record, Role, TimeWait, TimeWaitExit,
     TimeWaitSkipped, Traffic,
 };
 use crate::time::Timestamp;
@@ -106,10 +106,6 @@ fn end(minisocket: &Minisocket) -> Option<&End> {
 
 fn verdict(connection: &Connection) -> Close {
     let rule = connection.verdict.unwrap_or(close::unseen());
-    let mut evidence = rule.words.to_vec();
-    if connection.half_close {
-        evidence.push("half-close: a process still held the socket");
-    }
     Close {
         kind: rule.kind,
         initiator: rule.initiator,
@@ -120,7 +116,10 @@ fn verdict(connection: &Connection) -> Close {
             .map(|facts| facts.error)
             .filter(|error| *error != 0)
             .or(connection.closing.failed_call),
-        evidence,
+        evidence: Evidence {
+            words: rule.words,
+            half_close: connection.half_close,
+        },
     }
 }
 

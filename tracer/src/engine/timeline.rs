@@ -2,7 +2,7 @@
 
 use tracer_common::tcp::TcpState;
 
-use crate::record::StateVisit;
+use crate::record::{MOST_STATES, StateVisit, States};
 use crate::time::Timestamp;
 
 /// Arrivals in states. A legal life makes at most six; what a garbled one makes beyond the
@@ -18,7 +18,7 @@ pub(super) struct Timeline {
 
 impl Timeline {
     /// How many arrivals it holds.
-    pub const CAPACITY: usize = 8;
+    pub const CAPACITY: usize = MOST_STATES;
 
     /// No state yet.
     pub const fn new() -> Self {
@@ -64,7 +64,7 @@ impl Timeline {
     }
 
     /// The stays, the last of which ended at `end` (`None`: it lasts, or its end was not seen).
-    pub fn visits(&self, end: Option<Timestamp>) -> Vec<StateVisit> {
+    pub fn visits(&self, end: Option<Timestamp>) -> States {
         let ends = self.iter().skip(1).map(|(_, at)| Some(at)).chain([end]);
         self.iter()
             .zip(ends)

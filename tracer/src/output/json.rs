@@ -10,7 +10,8 @@ use tracer_common::tcp::{Endpoint, Flow, TcpState};
 use crate::attribution::{Container, Group, Names};
 use crate::filter::until_nul;
 use crate::record::{
-    Call, Close, FinWait2, Previous, Process, Record, StateVisit, TimeWait, Traffic, TransitionRow,
+    Call, Close, Evidence, FinWait2, Previous, Process, Record, StateVisit, TimeWait, Traffic,
+    TransitionRow,
 };
 use crate::time::{Timestamp, WallOffset};
 
@@ -239,7 +240,7 @@ pub(super) struct RecordView<'a> {
     handshake_ns: Option<u64>,
     syn_retransmits: Option<u8>,
     states: States<'a>,
-    close: CloseView<'a>,
+    close: CloseView,
     fin_wait2: Option<FinWait2View>,
     time_wait: Option<TimeWaitView>,
     time_wait_skipped: Option<&'static str>,
@@ -347,23 +348,31 @@ impl Serialize for Reasons<'_> {
 }
 
 #[derive(Serialize)]
-struct CloseView<'a> {
+struct CloseView {
     kind: &'static str,
     initiator: &'static str,
     cause: Option<&'static str>,
     errno: Option<Errno>,
-    evidence: &'a [&'static str],
+    evidence: Sentences,
 }
 
-impl<'a> From<&'a Close> for CloseView<'a> {
-    fn from(close: &'a Close) -> Self {
+impl From<&Close> for CloseView {
+    fn from(close: &Close) -> Self {
         Self {
             kind: close.kind.name(),
             initiator: close.initiator.name(),
             cause: close.cause.map(|cause| cause.name()),
             errno: close.errno.filter(|errno| *errno != 0).map(Errno),
-            evidence: &close.evidence,
+            evidence: Sentences(close.evidence),
         }
+    }
+}
+
+struct Sentences(Evidence);
+
+impl Serialize for Sentences {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter())
     }
 }
 

@@ -73,7 +73,7 @@ pub(super) const fn by(initiator: Initiator) -> &'static str {
 /// How it closed, and a colour that says no more than the words. A `?` after it: events were lost.
 pub(super) fn how(record: &Record) -> (String, Style) {
     let mut text = cause(&record.close);
-    let is_doubtful = record.incomplete.contains(&Incomplete::TransitionLost);
+    let is_doubtful = record.incomplete.contains(Incomplete::TransitionLost);
     if is_doubtful && record.close.kind != Kind::Unknown {
         text.push('?');
     }
@@ -157,7 +157,7 @@ pub(super) fn time_wait(record: &Record) -> String {
     // An orderly close that we began ends in TIME_WAIT, whether or not we can see it.
     let is_due = matches!(record.close.kind, Kind::Active | Kind::Simultaneous);
     let is_hidden = [Incomplete::TimerProbeMissing, Incomplete::EndNotSeen]
-        .iter()
+        .into_iter()
         .any(|reason| record.incomplete.contains(reason));
     match (&record.time_wait, minisocket_fin_wait2(record)) {
         (Some(wait), _) if wait.exit.is_some() => measured(wait),

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use tracer::record::{
-    Call, Close, CloseCause, CloseKind, EntryPrecision, FinWait2, FinWait2Exit, Incomplete,
-    Initiator, Previous, Process, Record, Role, Source, StateVisit, TimeWait, TimeWaitExit,
-    TimeWaitSkipped, Traffic, TransitionRow,
+    Call, Close, CloseCause, CloseKind, EntryPrecision, Evidence, FinWait2, FinWait2Exit,
+    Incomplete, IncompleteSet, Initiator, Previous, Process, Record, Role, Source, StateVisit,
+    States, TimeWait, TimeWaitExit, TimeWaitSkipped, Traffic, TransitionRow,
 };
 use tracer::stream::FailedCall;
 use tracer::time::{Timestamp, WallOffset};
@@ -48,7 +48,7 @@ pub fn close(kind: CloseKind, initiator: Initiator, cause: CloseCause) -> Close 
         initiator,
         cause: Some(cause),
         errno: None,
-        evidence: Vec::new(),
+        evidence: Evidence::default(),
     }
 }
 
@@ -70,7 +70,7 @@ pub fn record(flow: Flow, role: Role, close: Close) -> Record {
         ended_at: None,
         handshake_ns: None,
         syn_retransmits: None,
-        states: Vec::new(),
+        states: States::new(),
         close,
         fin_wait2: None,
         time_wait: None,
@@ -82,7 +82,7 @@ pub fn record(flow: Flow, role: Role, close: Close) -> Record {
         cgroup_id: None,
         timestamps: Some(true),
         traffic: None,
-        incomplete: Vec::new(),
+        incomplete: IncompleteSet::new(),
     }
 }
 
@@ -113,7 +113,10 @@ pub fn active() -> (Record, Record) {
         flow(("10.0.0.5", 40112), ("10.0.0.9", 3306)),
         Role::Client,
         Close {
-            evidence: vec!["a minisocket was made for the same socket just before"],
+            evidence: Evidence {
+                words: &["a minisocket was made for the same socket just before"],
+                half_close: false,
+            },
             ..close(CloseKind::Active, Initiator::Local, CloseCause::Fin)
         },
     );
@@ -135,12 +138,12 @@ pub fn active() -> (Record, Record) {
         srtt_us: Some(180),
         min_rtt_us: None,
     });
-    verdict.states = vec![
+    verdict.states = States::from_iter([
         visit(TcpState::SynSent, 1_000, Some(1_001)),
         visit(TcpState::Established, 1_001, Some(1_440)),
         visit(TcpState::FinWait1, 1_440, Some(1_483)),
         visit(TcpState::FinWait2, 1_483, None),
-    ];
+    ]);
     verdict.fin_wait2 = Some(FinWait2 {
         began_at: Some(at(1_483)),
         dwell_ns: None,
@@ -251,13 +254,14 @@ pub fn evil() -> Record {
             initiator: Initiator::Unknown,
             cause: None,
             errno: Some(999),
-            evidence: Vec::new(),
+            evidence: Evidence::default(),
         },
     );
     record.cookie = 0;
     record.opened_at = None;
     record.opener = process(b"\x1b[31m\"<b>\xff", 666, Source::Inferred);
-    record.incomplete = vec![Incomplete::OpeningNotSeen, Incomplete::TransitionLost];
+    record.incomplete =
+        IncompleteSet::from_iter([Incomplete::OpeningNotSeen, Incomplete::TransitionLost]);
     record
 }
 

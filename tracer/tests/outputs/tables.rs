@@ -147,7 +147,7 @@ fn what_cannot_be_seen_is_not_denied() {
     let row = |incomplete: &[Incomplete]| {
         let (mut record, _) = samples::active();
         record.fin_wait2 = None;
-        record.incomplete = incomplete.to_vec();
+        record.incomplete = incomplete.iter().copied().collect();
         let mut out = BytesMut::new();
         Writer::new(Format::Table, Terminal::none(), false).close(&record, WALL, &mut out);
         text(&out)

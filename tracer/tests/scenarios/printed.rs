@@ -140,7 +140,7 @@ fn verdict(record: &Record) -> String {
     let errno = close
         .errno
         .map_or(String::new(), |errno| format!(" errno {errno}"));
-    let evidence = close.evidence.join("; ");
+    let evidence = close.evidence.iter().collect::<Vec<_>>().join("; ");
     format!(
         "{:?} {:?} {cause}{errno} ({evidence})",
         close.kind, close.initiator
