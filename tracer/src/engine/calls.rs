@@ -33,12 +33,14 @@ impl Engine {
         if cookie == 0 {
             return false;
         }
-        let held = self.table.by_cookie(netns, cookie);
+        let held = self.table.by_cookie(netns, cookie, |_| true);
         if let Some(connection) = held.and_then(|id| self.table.connection_mut(id)) {
-            let joins = connection.closing.failed_call.is_none() && is_connecting(connection);
-            if joins {
-                connection.closing.failed_call = Some(errno);
+            if !is_connecting(connection) {
+                return false;
             }
+            let failed_call = &mut connection.late_mut().closing.failed_call;
+            let joins = failed_call.is_none();
+            failed_call.get_or_insert(errno);
             return joins;
         }
         self.ended

@@ -378,6 +378,19 @@ pub(super) fn unseen() -> &'static Rule {
     &UNKNOWN
 }
 
+/// The number of a rule, for those who keep it.
+pub(super) fn number(rule: &'static Rule) -> u8 {
+    let begin = RULES.as_ptr().addr();
+    let place = std::ptr::from_ref(rule).addr().wrapping_sub(begin) / size_of::<Rule>();
+    // The one that is not in the table lies elsewhere.
+    place.min(RULES.len()) as u8
+}
+
+/// The rule with a number.
+pub(super) fn numbered(number: u8) -> &'static Rule {
+    RULES.get(usize::from(number)).unwrap_or(&UNKNOWN)
+}
+
 /// A FIN closed it while a process still held the socket: shutdown(), not close().
 pub(super) fn is_half_close(evidence: &Evidence, rule: &Rule) -> bool {
     evidence.facts_seen

@@ -2,11 +2,12 @@
 //! wants to know.
 
 use std::collections::VecDeque;
+use std::hash::BuildHasher as _;
 
 use foldhash::fast::RandomState;
-use hashbrown::HashMap;
 use tracer_common::tcp::{Flow, TcpState};
 
+use super::index::Index;
 use crate::time::Timestamp;
 
 /// How many are remembered, at most.
@@ -32,19 +33,23 @@ pub(super) struct Ended {
 /// The memory: a queue in the order of ends, found by flow and by cookie.
 pub(super) struct Memory {
     queue: VecDeque<(Timestamp, Ended)>,
-    /// Number of the queue's front.
-    first: u64,
-    by_flow: HashMap<(u64, Flow), u64, RandomState>,
-    by_cookie: HashMap<(u64, u64), u64, RandomState>,
+    /// Number of the queue's front, which wraps.
+    first: u32,
+    /// Numbers in the queue: of each tuple, and of each socket, the latest.
+    by_flow: Index,
+    by_cookie: Index,
+    hasher: RandomState,
 }
 
 impl Memory {
     pub fn new() -> Self {
         Self {
-            queue: VecDeque::new(),
+            // Room that is not used is not resident; grown, the queue would be moved.
+            queue: VecDeque::with_capacity(CAPACITY + 1),
             first: 0,
-            by_flow: HashMap::default(),
-            by_cookie: HashMap::default(),
+            by_flow: Index::medium(),
+            by_cookie: Index::medium(),
+            hasher: RandomState::default(),
         }
     }
 
@@ -53,20 +58,34 @@ impl Memory {
         if self.queue.len() >= CAPACITY {
             self.forget_first();
         }
-        let number = self.first + self.queue.len() as u64;
-        if ended.flow.is_known() {
-            self.by_flow
-                .insert((ended.netns_cookie, ended.flow), number);
-        }
+        let number = self.first.wrapping_add(self.queue.len() as u32);
+        let by_flow = self.number_of_flow(ended.netns_cookie, ended.flow);
+        let by_cookie = self.number_of_cookie(ended.netns_cookie, ended.cookie);
         // A minisocket may outlive its socket's next connection.
-        let newer = self
-            .by_cookie(ended.netns_cookie, ended.cookie)
+        let newer = by_cookie
+            .and_then(|number| self.numbered(number))
             .is_some_and(|known| known.generation > ended.generation);
-        if ended.cookie != 0 && !newer {
-            self.by_cookie
-                .insert((ended.netns_cookie, ended.cookie), number);
-        }
         self.queue.push_back((now, ended));
+        let (queue, first, hasher) = (&self.queue, self.first, &self.hasher);
+        let told = |number: u32| queue.get(number.wrapping_sub(first) as usize);
+        if ended.flow.is_known() {
+            let hash = hash_of_flow(hasher, &ended);
+            if let Some(before) = by_flow {
+                self.by_flow.leave(hash, before);
+            }
+            self.by_flow.enter(hash, number, |number| {
+                told(*number).map_or(0, |(_, ended)| hash_of_flow(hasher, ended))
+            });
+        }
+        if ended.cookie != 0 && !newer {
+            let hash = hash_of_cookie(hasher, &ended);
+            if let Some(before) = by_cookie {
+                self.by_cookie.leave(hash, before);
+            }
+            self.by_cookie.enter(hash, number, |number| {
+                told(*number).map_or(0, |(_, ended)| hash_of_cookie(hasher, ended))
+            });
+        }
     }
 
     /// Forgets what is too old.
@@ -82,23 +101,40 @@ impl Memory {
 
     /// The last connection of a tuple.
     pub fn by_flow(&self, netns: u64, flow: Flow) -> Option<&Ended> {
-        self.numbered(*self.by_flow.get(&(netns, flow))?)
+        self.numbered(self.number_of_flow(netns, flow)?)
     }
 
     /// The last connection of a socket.
     pub fn by_cookie(&self, netns: u64, cookie: u64) -> Option<&Ended> {
-        self.numbered(*self.by_cookie.get(&(netns, cookie))?)
+        self.numbered(self.number_of_cookie(netns, cookie)?)
     }
 
     /// The last connection of a socket, to note something.
     pub fn by_cookie_mut(&mut self, netns: u64, cookie: u64) -> Option<&mut Ended> {
-        let number = *self.by_cookie.get(&(netns, cookie))?;
-        let place = usize::try_from(number.checked_sub(self.first)?).ok()?;
-        self.queue.get_mut(place).map(|(_, ended)| ended)
+        let place = self
+            .number_of_cookie(netns, cookie)?
+            .wrapping_sub(self.first);
+        self.queue.get_mut(place as usize).map(|(_, ended)| ended)
     }
 
-    fn numbered(&self, number: u64) -> Option<&Ended> {
-        let place = usize::try_from(number.checked_sub(self.first)?).ok()?;
+    fn number_of_flow(&self, netns: u64, flow: Flow) -> Option<u32> {
+        let hash = self.hasher.hash_one((netns, flow));
+        let is_it = |ended: &Ended| (ended.netns_cookie, ended.flow) == (netns, flow);
+        self.by_flow
+            .places(hash)
+            .find(|number| self.numbered(*number).is_some_and(is_it))
+    }
+
+    fn number_of_cookie(&self, netns: u64, cookie: u64) -> Option<u32> {
+        let hash = self.hasher.hash_one((netns, cookie));
+        let is_it = |ended: &Ended| (ended.netns_cookie, ended.cookie) == (netns, cookie);
+        self.by_cookie
+            .places(hash)
+            .find(|number| self.numbered(*number).is_some_and(is_it))
+    }
+
+    fn numbered(&self, number: u32) -> Option<&Ended> {
+        let place = number.wrapping_sub(self.first) as usize;
         self.queue.get(place).map(|(_, ended)| ended)
     }
 
@@ -107,16 +143,21 @@ impl Memory {
             return;
         };
         let number = self.first;
-        self.first += 1;
-        let flow = (ended.netns_cookie, ended.flow);
-        if self.by_flow.get(&flow) == Some(&number) {
-            self.by_flow.remove(&flow);
-        }
-        let cookie = (ended.netns_cookie, ended.cookie);
-        if self.by_cookie.get(&cookie) == Some(&number) {
-            self.by_cookie.remove(&cookie);
-        }
+        self.first = number.wrapping_add(1);
+        // A later one of the same name has taken its number out already.
+        self.by_flow
+            .leave(hash_of_flow(&self.hasher, &ended), number);
+        self.by_cookie
+            .leave(hash_of_cookie(&self.hasher, &ended), number);
     }
+}
+
+fn hash_of_flow(hasher: &RandomState, ended: &Ended) -> u64 {
+    hasher.hash_one((ended.netns_cookie, ended.flow))
+}
+
+fn hash_of_cookie(hasher: &RandomState, ended: &Ended) -> u64 {
+    hasher.hash_one((ended.netns_cookie, ended.cookie))
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use tracer_common::tcp::TcpState;
 
 use super::Config;
 use super::close;
-use super::connection::Connection;
+use super::connection::{Bit, Connection};
+use super::table::Table;
 use super::timewait::{End, How, Life, Minisocket};
 use crate::record::{
     Close, CloseCause, Evidence, FinWait2, FinWait2Exit, Record, Role, TimeWait, TimeWaitExit,
@@ -23,16 +24,24 @@ pub(super) enum Stage {
 }
 
 /// The row.
-pub(super) fn record(connection: &Connection, stage: Stage, config: &Config) -> Record {
+pub(super) fn record(
+    connection: &Connection,
+    table: &Table,
+    stage: Stage,
+    config: &Config,
+) -> Record {
     let ended_at = match stage {
         Stage::Verdict => None,
         Stage::End => ended_at(connection),
     };
-    let states_end = match &connection.minisocket {
+    let states_end = match connection.minisocket() {
         None if minisocket_is_hidden(connection) && !peer_fin_came(connection) => None,
-        None => connection.closed_at,
+        None => connection.closed_at(),
         Some(_) => ended_at,
     };
+    let entered_at = connection
+        .minisocket()
+        .and_then(|minisocket| Some(minisocket.entry?.at));
     let established_at = connection.timeline.arrival(TcpState::Established);
     let client = connection.role == Role::Client;
     let handshake_ns = connection
@@ -41,38 +50,37 @@ pub(super) fn record(connection: &Connection, stage: Stage, config: &Config) -> 
         .filter(|_| client)
         .and_then(|began| Some(established_at?.since(began)));
     Record {
-        cookie: connection.cookie,
+        cookie: connection.cookie(),
         generation: connection.generation,
         netns: connection.netns,
         netns_cookie: connection.netns_cookie,
         flow: connection.flow,
-        socket_is_v6: connection.socket_is_v6,
+        socket_is_v6: connection.is(Bit::SocketV6),
         role: connection.role,
-        source_port_bound: connection.source_port_bound,
-        opened_at: connection.opened_at,
+        source_port_bound: connection.source_port_bound(),
+        opened_at: connection.opened_at(),
         established_at,
-        close_began_at: connection.close_began_at,
-        closed_at: connection.closed_at,
+        close_began_at: connection.close_began_at(),
+        closed_at: connection.closed_at(),
         ended_at,
         handshake_ns,
-        syn_retransmits: connection.syn_retransmits.filter(|_| client),
-        states: connection.timeline.visits(states_end),
+        syn_retransmits: connection.syn_retransmits().filter(|_| client),
+        states: connection.timeline.visits(entered_at, states_end),
         close: verdict(connection),
         fin_wait2: fin_wait2(connection, stage),
         time_wait: time_wait(connection, stage, config),
         time_wait_skipped: connection
-            .verdict
+            .verdict()
             .filter(|rule| rule.overflow)
             .map(|_| TimeWaitSkipped::Overflow),
-        previous: connection.previous,
-        opener: connection.opener,
-        closer: connection.closer,
-        uid: connection.uid,
-        cgroup_id: connection.cgroup_id,
+        previous: connection.previous(),
+        opener: table.tell(&connection.opener),
+        closer: table.tell(&connection.closer()),
+        uid: connection.uid(),
+        cgroup_id: connection.cgroup_id(),
         // Neither a listener nor who was never answered has agreed on anything.
         timestamps: connection
-            .closing
-            .facts
+            .facts()
             .filter(|_| connection.role != Role::Listener)
             .filter(|_| !matches!(connection.last_step, Some((TcpState::SynSent, _))))
             .map(|facts| facts.marks & marks::TIMESTAMPS != 0),
@@ -83,17 +91,17 @@ pub(super) fn record(connection: &Connection, stage: Stage, config: &Config) -> 
 
 /// When the tuple is free again, as far as seen.
 pub(super) fn ended_at(connection: &Connection) -> Option<Timestamp> {
-    match &connection.minisocket {
+    match connection.minisocket() {
         Some(minisocket) => end(minisocket)?.at,
         None if minisocket_is_hidden(connection) => None,
-        None => connection.closed_at,
+        None => connection.closed_at(),
     }
 }
 
 /// A minisocket was due that cannot be seen.
 pub(super) fn minisocket_is_hidden(connection: &Connection) -> bool {
     connection
-        .verdict
+        .verdict()
         .is_some_and(|rule| rule.minisocket_unseen)
 }
 
@@ -105,26 +113,26 @@ fn end(minisocket: &Minisocket) -> Option<&End> {
 }
 
 fn verdict(connection: &Connection) -> Close {
-    let rule = connection.verdict.unwrap_or(close::unseen());
+    let rule = connection.verdict().unwrap_or(close::unseen());
+    let failed_call = || connection.late.as_ref()?.closing.failed_call;
     Close {
         kind: rule.kind,
         initiator: rule.initiator,
         cause: rule.cause,
         errno: connection
-            .closing
-            .facts
+            .facts()
             .map(|facts| facts.error)
             .filter(|error| *error != 0)
-            .or(connection.closing.failed_call),
+            .or_else(failed_call),
         evidence: Evidence {
             words: rule.words,
-            half_close: connection.half_close,
+            half_close: connection.is(Bit::HalfClose),
         },
     }
 }
 
 fn fin_wait2(connection: &Connection, stage: Stage) -> Option<FinWait2> {
-    let minisocket = connection.minisocket.as_ref();
+    let minisocket = connection.minisocket();
     let in_minisocket = minisocket.is_some_and(|minisocket| minisocket.began_in_fin_wait2);
     let began_at = connection.timeline.arrival(TcpState::FinWait2);
     let left = connection
@@ -146,7 +154,7 @@ fn fin_wait2(connection: &Connection, stage: Stage) -> Option<FinWait2> {
         (None, None) if minisocket_is_hidden(connection) && !peer_fin_came(connection) => {
             (None, Some(FinWait2Exit::Unknown))
         }
-        (None, None) => (connection.closed_at, Some(exit_of_socket(connection))),
+        (None, None) => (connection.closed_at(), Some(exit_of_socket(connection))),
     };
     Some(FinWait2 {
         began_at,
@@ -173,7 +181,7 @@ fn exit_of_minisocket(how: How) -> FinWait2Exit {
 
 /// How the full socket's FIN_WAIT2 ended where no minisocket took over.
 fn exit_of_socket(connection: &Connection) -> FinWait2Exit {
-    match connection.verdict.and_then(|rule| rule.cause) {
+    match connection.verdict().and_then(|rule| rule.cause) {
         Some(CloseCause::PeerReset) => FinWait2Exit::Reset,
         Some(CloseCause::DataAfterClose) => FinWait2Exit::Data,
         Some(CloseCause::FinWait2) => FinWait2Exit::TimedOut,
@@ -187,13 +195,12 @@ fn exit_of_socket(connection: &Connection) -> FinWait2Exit {
 /// The peer's FIN came to the full socket.
 fn peer_fin_came(connection: &Connection) -> bool {
     connection
-        .closing
-        .facts
+        .facts()
         .is_some_and(|facts| facts.error == 0 && facts.marks & marks::DONE != 0)
 }
 
 fn time_wait(connection: &Connection, stage: Stage, config: &Config) -> Option<TimeWait> {
-    let minisocket = connection.minisocket.as_ref()?;
+    let minisocket = connection.minisocket()?;
     let entry = minisocket.entry?;
     let end = end(minisocket).filter(|_| stage == Stage::End);
     let segments_seen =
@@ -222,8 +229,7 @@ fn time_wait(connection: &Connection, stage: Stage, config: &Config) -> Option<T
 
 fn traffic(connection: &Connection) -> Option<Traffic> {
     let facts = connection
-        .closing
-        .facts
+        .facts()
         .filter(|_| connection.role != Role::Listener)?;
     // The kernel counts the peer's FIN as a byte received.
     let fin = u64::from(facts.marks & marks::DONE != 0);

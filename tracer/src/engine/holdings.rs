@@ -5,7 +5,8 @@
 
 use tracer_common::tcp::{Flow, TcpState};
 
-use super::connection::Connection;
+use super::connection::{Bit, Connection};
+use super::lexicon::Lexicon;
 use super::names::listening_places;
 use super::table::Id;
 use super::timewait::Jiffies;
@@ -22,6 +23,35 @@ pub(super) struct Told {
     holding: Holding,
 }
 
+impl Told {
+    /// The side, where all else follows from the connection as it is.
+    pub fn side_alone(
+        &self,
+        connection: &Connection,
+        lexicon: &Lexicon,
+        jiffies: Jiffies,
+    ) -> Option<Side> {
+        let follows = self.flow == connection.flow
+            && holding(connection, lexicon, jiffies) == Some(self.holding);
+        follows.then_some(self.side)
+    }
+
+    /// What was told, where all but the side follows from the connection.
+    pub fn again(
+        connection: &Connection,
+        side: Side,
+        lexicon: &Lexicon,
+        jiffies: Jiffies,
+    ) -> Option<Self> {
+        Some(Self {
+            netns: (connection.netns_cookie, connection.netns),
+            flow: connection.flow,
+            side,
+            holding: holding(connection, lexicon, jiffies)?,
+        })
+    }
+}
+
 impl Engine {
     /// Tells of all connections that may have changed.
     pub(super) fn tell_holdings(&mut self) {
@@ -34,8 +64,8 @@ impl Engine {
         let Some(connection) = self.table.connection(id) else {
             return;
         };
-        let mut told = connection.told.as_deref().copied();
-        let is = holding(connection, self.jiffies);
+        let mut told = connection.told().copied();
+        let is = holding(connection, self.table.lexicon(), self.jiffies);
         if told.map(|told| told.holding) == is {
             return;
         }
@@ -59,7 +89,7 @@ impl Engine {
 
     /// It has left the table.
     pub(super) fn tell_freed(&mut self, connection: &Connection) {
-        self.push_change(connection.told.as_deref(), None);
+        self.push_change(connection.told(), None);
     }
 
     fn push_change(&mut self, was: Option<&Told>, is: Option<&Told>) {
@@ -81,7 +111,7 @@ impl Engine {
     fn side(&self, connection: &Connection) -> Side {
         match connection.role {
             Role::Client => Side::Client {
-                bound: connection.source_port_bound,
+                bound: connection.source_port_bound(),
             },
             Role::Server => Side::Server,
             Role::Listener => Side::Listener,
@@ -104,17 +134,17 @@ fn is_same_route(one: Flow, other: Flow) -> bool {
 }
 
 /// How `connection` holds its tuple now. `None`: not at all, or too little is known of the tuple.
-fn holding(connection: &Connection, jiffies: Jiffies) -> Option<Holding> {
+fn holding(connection: &Connection, lexicon: &Lexicon, jiffies: Jiffies) -> Option<Holding> {
     let flow = connection.flow;
     let is_listener = connection.role == Role::Listener;
-    let is_named = !connection.unnamed
+    let is_named = !connection.is(Bit::Unnamed)
         && !flow.local.address.is_unspecified()
         && !flow.peer.address.is_unspecified()
         && flow.peer.port != 0;
     if !is_named && !is_listener {
         return None;
     }
-    let minisocket = connection.minisocket.as_ref();
+    let minisocket = connection.minisocket();
     let (by, since, ends_at) = match minisocket.filter(|minisocket| minisocket.is_alive()) {
         Some(minisocket) => {
             let ends_at = Some(minisocket.nominal_end(jiffies));
@@ -130,7 +160,7 @@ fn holding(connection: &Connection, jiffies: Jiffies) -> Option<Holding> {
             let state = connection.state?;
             let arrival = connection.timeline.current(state);
             let since = match state {
-                TcpState::CloseWait => arrival.or(connection.presence.close_wait_since()),
+                TcpState::CloseWait => arrival.or(connection.close_wait_since()),
                 _ => arrival,
             };
             (use_of(state)?, since, None)
@@ -140,8 +170,8 @@ fn holding(connection: &Connection, jiffies: Jiffies) -> Option<Holding> {
     Some(Holding {
         by,
         owner: Owner {
-            process: connection.opener,
-            cgroup_id: connection.cgroup_id,
+            process: lexicon.tell(&connection.opener),
+            cgroup_id: connection.cgroup_id(),
         },
         port: flow.local.port,
         since,

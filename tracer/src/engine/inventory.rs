@@ -12,42 +12,19 @@ use hashbrown::{HashMap, HashSet};
 use tracer_common::tcp::TcpState;
 
 use super::Engine;
-use super::connection::Connection;
+use super::connection::{Bit, Connection};
 use super::table::Id;
 use super::timewait::{Life, Minisocket};
 use crate::record::{Incomplete, Process, Role, Source};
 use crate::stream::{Found, Holder, Inventory, Ownership, Sweep};
 use crate::time::Timestamp;
 
-/// From how many whole inventories in a row a socket must be absent to be gone.
-const ABSENCES: u8 = 2;
-/// How many places of the table are looked at in one go.
-const STRETCH: usize = 1024;
 /// A child that nobody has named yet is gone when it was silent for so long, nanoseconds: longer
 /// than any handshake lasts.
 const HALF_OPEN: u64 = 300 * 1_000_000_000;
 /// What lives in a network namespace that no sweep finds is gone when it was silent for so long,
 /// nanoseconds: an open descriptor may keep a namespace that cannot be found.
 const NOT_FOUND: u64 = 3_600 * 1_000_000_000;
-
-/// How the inventories bear on a connection.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Presence {
-    /// Number of the latest inventory that it was found in.
-    found_in: u32,
-    /// How many whole inventories in a row it was absent from.
-    absences: u8,
-    /// When the peer of a socket in CLOSE_WAIT was last heard of; 0: not known.
-    heard_at: Timestamp,
-}
-
-impl Presence {
-    /// Since when a socket that was found in CLOSE_WAIT has been in it, as far as can be told: since
-    /// the last that its peer was heard to say. That was its FIN, unless it answered a keepalive.
-    pub fn close_wait_since(&self) -> Option<Timestamp> {
-        Some(self.heard_at).filter(|at| *at != Timestamp::default())
-    }
-}
 
 /// A walk over the table for connections that the kernel no longer has, a stretch at a time.
 #[derive(Default)]
@@ -100,8 +77,8 @@ impl Known {
             Some(whole) => *whole,
             None => self.namespaces.as_ref()?.without(connection)?,
         };
-        let is_absent = connection.presence.found_in < whole.number;
-        (is_absent && last_heard(connection) < whole.from).then_some(whole)
+        let is_absent = connection.found_in < whole.number;
+        (is_absent && connection.last_heard() < whole.from).then_some(whole)
     }
 }
 
@@ -140,13 +117,15 @@ impl Engine {
         for found in listeners.chain(others) {
             let id = self.on_found(inventory, found);
             if let Some(connection) = id.and_then(|id| self.table.connection_mut(id)) {
-                connection.presence.found_in = number;
-                connection.presence.absences = 0;
+                connection.found_in = number;
+                connection.clear(Bit::Absent);
                 note_silence(connection, inventory, found);
-                if let Some(owner) = owners.get(&found.cookie) {
-                    infer_opener(connection, owner);
-                }
             }
+            if let Some((id, owner)) = id.zip(owners.get(&found.cookie)) {
+                self.infer_opener(id, owner);
+            }
+            self.tell_holdings();
+            self.rest();
         }
         if inventory.whole {
             let from = inventory.from;
@@ -171,9 +150,10 @@ impl Engine {
     /// The connection that was found, if it is not over by now.
     fn on_found(&mut self, inventory: &Inventory, found: &Found) -> Option<Id> {
         let netns = inventory.netns_cookie;
-        let known = self.table.by_cookie(netns, found.cookie).or_else(|| {
+        let by_cookie = self.table.by_cookie(netns, found.cookie, |_| true);
+        let known = by_cookie.or_else(|| {
             self.table.by_flow(netns, found.flow, |connection| {
-                connection.cookie == 0 && connection.minisocket_lives()
+                connection.cookie() == 0 && connection.minisocket_lives()
             })
         });
         let Some(id) = known else {
@@ -186,7 +166,7 @@ impl Engine {
             return Some(self.adopt_found(inventory, found, generation));
         };
         let connection = self.table.connection(id)?;
-        let is_old = last_heard(connection) < inventory.from;
+        let is_old = connection.last_heard() < inventory.from;
         let (open, lives) = (connection.is_open(), connection.minisocket_lives());
         match found.holder {
             // A later connection of the same socket, whose opening was lost.
@@ -211,14 +191,18 @@ impl Engine {
     fn adopt_found(&mut self, inventory: &Inventory, found: &Found, generation: u32) -> Id {
         let netns = (inventory.netns_cookie, inventory.netns);
         // Its kernel address is not told; events will bear its cookie.
-        let mut connection = Connection::new(netns, 0, found.cookie, found.flow);
+        let mut connection = Connection::new(netns, found.cookie, found.flow);
         connection.generation = generation;
-        connection.socket_is_v6 = found.socket_is_v6;
+        if found.socket_is_v6 {
+            connection.set(Bit::SocketV6);
+        }
         connection.lacks(Incomplete::OpeningNotSeen);
         match found.holder {
             Holder::Socket { state, uid, .. } => {
                 connection.state = Some(state);
-                connection.uid = uid;
+                if let Some(uid) = uid {
+                    connection.set_uid(uid);
+                }
                 if state == TcpState::Listen {
                     connection.role = Role::Listener;
                 }
@@ -227,7 +211,7 @@ impl Engine {
                 self.table.insert(connection)
             }
             Holder::Minisocket { .. } => {
-                connection.minisocket_only = true;
+                connection.set(Bit::MinisocketOnly);
                 self.totals.minisockets_found += 1;
                 let id = self.table.insert(connection);
                 self.attach_found(id, inventory, found);
@@ -244,7 +228,7 @@ impl Engine {
         if !self
             .table
             .connection(id)
-            .is_some_and(|connection| connection.minisocket_only)
+            .is_some_and(|connection| connection.is(Bit::MinisocketOnly))
         {
             self.totals.minisockets_seen += 1;
         }
@@ -255,7 +239,7 @@ impl Engine {
     }
 
     /// Looks at a stretch of the table for what the kernel no longer has.
-    pub(super) fn look_for_absent(&mut self) {
+    pub(super) fn look_for_absent(&mut self, places: usize) {
         if self.search.against.is_empty() {
             if self.search.next.is_empty() {
                 return;
@@ -263,17 +247,38 @@ impl Engine {
             self.search.against = mem::take(&mut self.search.next);
             self.search.place = 0;
         }
-        let until = self.table.places().min(self.search.place + STRETCH);
+        let until = self.table.places_in_all().min(self.search.place + places);
         for place in self.search.place..until {
             if let Some((id, connection)) = self.table.at(place)
-                && let Some(whole) = self.search.against.lacks(connection)
+                && let Some(whole) = self.search.against.lacks(&connection)
             {
+                drop(connection);
+                self.table.wake(id);
                 self.on_absent(id, &whole);
             }
         }
         self.search.place = until;
-        if until == self.table.places() {
+        if until == self.table.places_in_all() {
             self.search.against = Known::default();
+        }
+    }
+
+    /// Takes the holder of a descriptor for the opener of what nobody was seen to open. As a rule it
+    /// is, but a descriptor may be inherited, passed on or come from systemd's socket activation, and
+    /// of several holders one is picked: so it is inferred, never exact, and no thread is known.
+    fn infer_opener(&mut self, id: Id, owner: &Ownership) {
+        let is_unknown = |connection: &Connection| {
+            connection.is_open() && connection.opener.source() == Source::Unknown
+        };
+        if self.table.connection(id).is_some_and(is_unknown) {
+            let process = Process {
+                pid: Some(owner.pid),
+                tid: None,
+                comm: None,
+                name: Some(owner.name),
+                source: Source::Inferred,
+            };
+            self.table.set_opener(id, &process);
         }
     }
 
@@ -283,18 +288,19 @@ impl Engine {
         };
         let open = connection.is_open();
         let waits = connection
-            .minisocket
-            .as_ref()
+            .minisocket()
             .is_some_and(|minisocket| matches!(minisocket.life, Life::Running));
         if !open && !waits {
             // It is being settled.
             return;
         }
-        let gone = if connection.unnamed {
-            whole.from.since(last_heard(connection)) >= HALF_OPEN
+        let gone = if connection.is(Bit::Unnamed) {
+            whole.from.since(connection.last_heard()) >= HALF_OPEN
         } else {
-            connection.presence.absences = connection.presence.absences.saturating_add(1);
-            connection.presence.absences >= ABSENCES
+            // Absent from two in a row.
+            let again = connection.is(Bit::Absent);
+            connection.set(Bit::Absent);
+            again
         };
         if !gone {
             return;
@@ -308,38 +314,16 @@ impl Engine {
     }
 }
 
-/// Takes the holder of a descriptor for the opener of what nobody was seen to open. As a rule it is,
-/// but a descriptor may be inherited, passed on or come from systemd's socket activation, and of
-/// several holders one is picked: so it is inferred, never exact, and no thread is known.
-fn infer_opener(connection: &mut Connection, owner: &Ownership) {
-    if connection.is_open() && connection.opener.source == Source::Unknown {
-        connection.opener = Process {
-            pid: Some(owner.pid),
-            tid: None,
-            comm: None,
-            name: Some(owner.name),
-            source: Source::Inferred,
-        };
-    }
-}
-
 /// Keeps the earliest answer: what the peer sends later is no second FIN.
 fn note_silence(connection: &mut Connection, inventory: &Inventory, found: &Found) {
     if let Holder::Socket {
         silent_for: Some(silent_for),
         ..
     } = found.holder
-        && connection.presence.close_wait_since().is_none()
+        && connection.close_wait_since().is_none()
     {
         let silent_for = u64::try_from(silent_for.as_nanos()).unwrap_or(u64::MAX);
-        connection.presence.heard_at = Timestamp(inventory.until.0.saturating_sub(silent_for));
+        let heard_at = Timestamp(inventory.until.0.saturating_sub(silent_for));
+        connection.rare_mut().heard_at = Some(heard_at);
     }
-}
-
-/// The latest step that is known of it.
-fn last_heard(connection: &Connection) -> Timestamp {
-    let minisocket = connection.minisocket.as_ref().map(|mini| mini.began.0);
-    let steps = [connection.timeline.latest(), connection.closed_at];
-    let latest = steps.into_iter().chain([minisocket]).flatten().max();
-    latest.unwrap_or_default()
 }

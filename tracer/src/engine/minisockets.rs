@@ -3,7 +3,7 @@
 use tracer_common::event::flags;
 use tracer_common::tcp::TcpState;
 
-use super::connection::Connection;
+use super::connection::{Bit, Connection};
 use super::table::Id;
 use super::timewait::{Cancel, Change, End, How, Life, Minisocket, Sign};
 use super::{Engine, names, sockets};
@@ -58,7 +58,7 @@ impl Engine {
         if connection.state.is_some() && from.is_none() {
             connection.lacks(Incomplete::TransitionLost);
         }
-        if let Some(minisocket) = &mut connection.minisocket {
+        if let Some(minisocket) = connection.minisocket_mut() {
             minisocket.straight_after = Some((event.cpu, event.seq.wrapping_sub(1)));
             if shown.substate == TcpState::TimeWait {
                 minisocket.enter(event.at, from, shown, jiffies);
@@ -74,7 +74,7 @@ impl Engine {
             return None;
         }
         let id = self.find_minisocket(event, |mini| matches!(mini.life, Life::Killed(_)))?;
-        if self.table.connection(id)?.cookie != event.socket.cookie {
+        if self.table.connection(id)?.cookie() != event.socket.cookie {
             return None;
         }
         let minisocket = self.minisocket_mut(id)?;
@@ -351,68 +351,46 @@ impl Engine {
         );
     }
 
-    /// The minisocket of an event that `fits`. Kernel addresses are recycled: cookie and flow decide.
+    /// The minisocket of an event that `fits`. Kernel addresses are recycled, and sock_diag tells
+    /// none: cookie and flow decide.
     fn find_minisocket(&mut self, event: &Event, fits: impl Fn(&Minisocket) -> bool) -> Option<Id> {
-        let socket = &event.socket;
-        let found = self
-            .table
-            .by_minisocket(event.netns_cookie, socket.address, |connection| {
-                let cookie = connection.cookie == 0
-                    || socket.cookie == 0
-                    || connection.cookie == socket.cookie;
-                let flow = !socket.flow.is_known()
-                    || !connection.flow.is_known()
-                    || connection.flow == socket.flow;
-                cookie
-                    && flow
-                    && connection
-                        .minisocket
-                        .as_ref()
-                        .is_some_and(|minisocket| !minisocket.is_over() && fits(minisocket))
-            });
-        found.or_else(|| self.find_told(event))
-    }
-
-    /// The minisocket that sock_diag told of: its address is learned from its first event.
-    fn find_told(&mut self, event: &Event) -> Option<Id> {
-        let Socket {
-            address,
-            cookie,
-            flow,
-        } = event.socket;
-        let id = self.table.by_flow(event.netns_cookie, flow, |connection| {
-            let same = connection.cookie == cookie || cookie == 0 || connection.cookie == 0;
-            let unmet = |mini: &Minisocket| mini.address == 0 && mini.is_alive();
-            same && connection.minisocket.as_ref().is_some_and(unmet)
-        })?;
-        self.table.rename(id, |connection| {
-            if let Some(minisocket) = &mut connection.minisocket {
-                minisocket.address = address;
-            }
-        });
-        Some(id)
+        let (netns, Socket { cookie, flow, .. }) = (event.netns_cookie, event.socket);
+        let is_it = |connection: &Connection| {
+            let same_cookie =
+                connection.cookie() == cookie || connection.cookie() == 0 || cookie == 0;
+            let same_flow =
+                connection.flow == flow || !connection.flow.is_known() || !flow.is_known();
+            let minisocket = connection.minisocket();
+            let is_meant = |minisocket: &Minisocket| !minisocket.is_over() && fits(minisocket);
+            same_cookie && same_flow && minisocket.is_some_and(is_meant)
+        };
+        let by_cookie = match cookie {
+            0 => None,
+            cookie => self.table.by_cookie(netns, cookie, is_it),
+        };
+        by_cookie.or_else(|| self.table.by_flow(netns, flow, is_it))
     }
 
     /// Whether the end of this minisocket was told: too early, for want of an event that was lost.
-    fn is_told(&self, event: &Event) -> bool {
+    fn is_told(&mut self, event: &Event) -> bool {
         let (netns, cookie) = (event.netns_cookie, event.socket.cookie);
         cookie != 0
-            && self.table.by_cookie(netns, cookie).is_none()
+            && self.table.by_cookie(netns, cookie, |_| true).is_none()
             && self.ended.by_cookie(netns, cookie).is_some()
     }
 
     /// The full socket that a minisocket takes over from: it is still open.
-    fn full_socket_of(&self, event: &Event) -> Option<Id> {
+    fn full_socket_of(&mut self, event: &Event) -> Option<Id> {
         let (netns, socket) = (event.netns_cookie, &event.socket);
         let free =
-            |connection: &Connection| connection.is_open() && connection.minisocket.is_none();
-        let by_cookie = (socket.cookie != 0)
-            .then(|| self.table.by_cookie(netns, socket.cookie))
-            .flatten()
-            .filter(|id| self.table.connection(*id).is_some_and(free));
+            |connection: &Connection| connection.is_open() && connection.minisocket().is_none();
+        let newest = (socket.cookie != 0)
+            .then(|| self.table.by_cookie(netns, socket.cookie, |_| true))
+            .flatten();
+        let by_cookie = newest.filter(|id| self.table.connection(*id).is_some_and(free));
         by_cookie.or_else(|| {
             self.table.by_flow(netns, socket.flow, |connection| {
-                free(connection) && (connection.cookie == 0 || socket.cookie == 0)
+                free(connection) && (connection.cookie() == 0 || socket.cookie == 0)
             })
         })
     }
@@ -420,7 +398,7 @@ impl Engine {
     /// A minisocket that ran before we looked, met as its timer is taken off the wheel.
     fn adopt_minisocket(&mut self, event: &Event, shown: &stream::Minisocket) -> Id {
         let mut connection = names::adopted(event);
-        connection.minisocket_only = true;
+        connection.set(Bit::MinisocketOnly);
         self.totals.minisockets_found += 1;
         let id = self.table.insert(connection);
         self.attach(id, event, shown, Sign::Silent);
@@ -435,15 +413,17 @@ impl Engine {
     }
 
     fn attach(&mut self, id: Id, event: &Event, shown: &stream::Minisocket, sign: Sign) {
-        let minisocket = Minisocket::new(event.socket.address, event.at, shown, sign, self.jiffies);
+        let minisocket = Minisocket::new(event.at, shown, sign, self.jiffies);
         self.put_minisocket(id, minisocket);
     }
 
     pub(super) fn put_minisocket(&mut self, id: Id, minisocket: Minisocket) {
         self.totals.minisockets += 1;
         self.timers.await_end(minisocket.due, id);
-        self.table
-            .rename(id, |connection| connection.minisocket = Some(minisocket));
+        if let Some(connection) = self.table.connection_mut(id) {
+            connection.late_mut().minisocket = Some(minisocket);
+        }
+        self.table.doze(id);
     }
 
     /// The timer was put on the wheel again.
@@ -459,6 +439,7 @@ impl Engine {
             change = minisocket.observe(cancel.at, &cancel.shown, Sign::Silent, jiffies);
         }
         minisocket.life = Life::Running;
+        self.table.doze(id);
         self.on_change(id, change);
         let Some(minisocket) = self.minisocket_mut(id) else {
             return;
@@ -482,7 +463,7 @@ impl Engine {
         let Some(connection) = self.table.connection_mut(id) else {
             return;
         };
-        let Some(minisocket) = &mut connection.minisocket else {
+        let Some(minisocket) = connection.minisocket_mut() else {
             return;
         };
         let Some(entry) = minisocket.entry else {
@@ -496,8 +477,8 @@ impl Engine {
         let for_ns = from
             .and_then(|from| connection.timeline.current(from))
             .map(|since| entry.at.since(since));
-        connection.timeline.arrive(TcpState::TimeWait, entry.at);
-        let seen = entry.precision == EntryPrecision::Exact || !connection.minisocket_only;
+        let only = connection.is(Bit::MinisocketOnly);
+        let seen = entry.precision == EntryPrecision::Exact || !only;
         if transitions
             && seen
             && let Some(from) = from.filter(|from| *from != TcpState::Close)
@@ -533,15 +514,18 @@ impl Engine {
         let Some(connection) = self.table.connection(id) else {
             return;
         };
-        let from = match connection.minisocket.as_ref().and_then(|mini| mini.entry) {
-            Some(_) => TcpState::TimeWait,
-            None => TcpState::FinWait2,
+        let entry = connection.minisocket().and_then(|mini| mini.entry);
+        let (from, since) = match entry {
+            Some(entry) => (TcpState::TimeWait, Some(entry.at)),
+            None => {
+                let waits = TcpState::FinWait2;
+                (waits, connection.timeline.current(waits))
+            }
         };
-        let (open, decided) = (connection.is_open(), connection.verdict.is_some());
+        let (open, decided) = (connection.is_open(), connection.verdict().is_some());
         if self.config.transitions
             && let Some(at) = end.at
         {
-            let since = connection.timeline.current(from);
             let for_ns = since.map(|since| at.since(since));
             let row = sockets::row(connection, at, (from, TcpState::Close), for_ns);
             self.push_row(None, row);
@@ -561,15 +545,15 @@ impl Engine {
     }
 
     pub(super) fn minisocket(&self, id: Id) -> Option<&Minisocket> {
-        self.table.connection(id)?.minisocket.as_ref()
+        self.table.connection(id)?.minisocket()
     }
 
     fn minisocket_mut(&mut self, id: Id) -> Option<&mut Minisocket> {
-        self.table.connection_mut(id)?.minisocket.as_mut()
+        self.table.connection_mut(id)?.minisocket_mut()
     }
 }
 
 /// The full socket is gone and no CLOSE will come for it.
 fn connection_is_lost(connection: Option<&Connection>) -> bool {
-    connection.is_some_and(|connection| connection.minisocket_only || connection.vanished)
+    connection.is_some_and(|c| c.is(Bit::MinisocketOnly) || c.is(Bit::Vanished))
 }

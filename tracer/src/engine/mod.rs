@@ -16,17 +16,23 @@
 //! checks its steps, `close.rs` gives the verdict one millisecond after CLOSE, `timewait.rs`
 //! follows the minisocket, `reuse.rs` tells who took the tuple.
 
+mod alike;
+mod arena;
 mod calls;
 mod close;
 mod connection;
 mod ended;
 mod finished;
 mod holdings;
+mod index;
 mod inventory;
+mod lexicon;
 mod loss;
 mod minisockets;
 mod names;
+mod pack;
 mod reuse;
+mod slab;
 mod sockets;
 mod state;
 mod table;
@@ -47,14 +53,14 @@ use crate::record::{Call, Incomplete, Process, Record, Source, TransitionRow};
 use crate::stream::{Body, Event, Inventory, Sweep, Task};
 use crate::time::Timestamp;
 
-use connection::Connection;
+use connection::{Bit, Connection};
 use ended::{Ended, Memory};
 use finished::Stage;
 use inventory::Search;
 use loss::Losses;
 use table::{Id, Table};
 use timers::{Timer, Timers};
-use timewait::Jiffies;
+use timewait::{Jiffies, Minisocket};
 
 pub use totals::{EndedBy, Totals};
 
@@ -126,11 +132,12 @@ impl Engine {
     /// An engine that has seen nothing.
     #[must_use]
     pub fn new(config: Config) -> Self {
+        let jiffies = Jiffies::new(config.hz);
         Self {
             config,
-            jiffies: Jiffies::new(config.hz),
+            jiffies,
             now: Timestamp::default(),
-            table: Table::new(config.holdings),
+            table: Table::new(jiffies, config.holdings),
             timers: Timers::new(),
             ended: Memory::new(),
             connecting: HashMap::default(),
@@ -150,7 +157,7 @@ impl Engine {
         if event.flags & flags::AFTER_LOSS != 0 {
             self.losses.note(self.now, event.at);
         }
-        self.advance(event.at);
+        self.advance(event.at, Patience::AT_AN_EVENT);
         self.note_processor(event);
         match event.body {
             Body::Transition { from, to, detail } => self.on_transition(event, from, to, detail),
@@ -181,26 +188,26 @@ impl Engine {
     /// Events between the last one and `now` were lost. Call it before the watermark that follows.
     pub fn handle_loss(&mut self, now: Timestamp) {
         self.losses.note(self.now, now);
-        self.advance(now);
+        self.advance(now, Patience::BETWEEN);
     }
 
     /// Takes in which sockets a network namespace held, in the stream's order: what is not known
     /// yet is taken up, and what is absent from two whole inventories is gone.
     pub fn handle_inventory(&mut self, inventory: &Inventory) {
-        self.advance(inventory.until);
+        self.advance(inventory.until, Patience::BETWEEN);
         self.on_inventory(inventory);
     }
 
     /// Takes in that all network namespaces which can be found have been looked at: their
     /// inventories came before.
     pub fn handle_sweep(&mut self, sweep: &Sweep) {
-        self.advance(sweep.at);
+        self.advance(sweep.at, Patience::BETWEEN);
         self.on_sweep(sweep);
     }
 
     /// Moves the time. Call it with each watermark, then [`Self::poll`].
     pub fn handle_timeout(&mut self, now: Timestamp) {
-        self.advance(now);
+        self.advance(now, Patience::BETWEEN);
     }
 
     /// When [`Self::handle_timeout`] has something to do next; `None`: nothing is waited for.
@@ -218,7 +225,11 @@ impl Engine {
     /// The next output. Call it until `None` after each event and each watermark.
     pub fn poll(&mut self) -> Option<Output> {
         self.tell_holdings();
-        let held = self.outputs.front()?.held;
+        let Some(front) = self.outputs.front() else {
+            self.rest();
+            return None;
+        };
+        let held = front.held;
         if held.is_some_and(|held| held.until > self.now) {
             return None;
         }
@@ -234,7 +245,7 @@ impl Engine {
     /// The stream has ended: what is parked is settled without waiting. Connections that are open
     /// and minisockets that live give no record. Call it once, then [`Self::poll`].
     pub fn finish(&mut self) {
-        self.advance(Timers::soon_after(self.now));
+        self.advance(Timers::soon_after(self.now), Patience::BETWEEN);
         for id in self.killed() {
             self.give_up_reuse(id);
         }
@@ -243,25 +254,39 @@ impl Engine {
     /// Every connection that is still held, in no order, with what is known of it.
     pub fn remaining(&self) -> impl Iterator<Item = Remaining> {
         self.table.iter().map(|(_, connection)| Remaining {
-            record: finished::record(connection, Stage::Verdict, &self.config),
+            record: finished::record(&connection, &self.table, Stage::Verdict, &self.config),
             open: connection.is_open(),
-            in_time_wait: connection.minisocket.as_ref().is_some_and(|m| m.counted),
+            in_time_wait: connection.minisocket().is_some_and(|m| m.counted),
         })
     }
 
     /// Moves the time and settles what was waited for until then.
-    fn advance(&mut self, now: Timestamp) {
+    fn advance(&mut self, now: Timestamp, patience: Patience) {
         self.now = self.now.max(now);
         while let Some((id, timer)) = self.timers.pop(self.now) {
+            self.table.wake(id);
             match timer {
                 Timer::Verdict => self.give_verdict(id),
                 Timer::Cancel => self.on_cancel_alone(id),
+                Timer::Rest => self.table.doze(id),
                 Timer::Reuse => self.on_reuse_timeout(id),
-                Timer::Overdue => self.on_overdue(id),
             }
         }
+        for _ in 0..patience.ends {
+            let Some(id) = self.timers.pop_overdue(self.now) else {
+                break;
+            };
+            self.table.wake(id);
+            self.on_overdue(id);
+        }
         self.ended.age(self.now);
-        self.look_for_absent();
+        self.look_for_absent(patience.places);
+    }
+
+    /// Puts to rest what may.
+    fn rest(&mut self) {
+        let (now, timers) = (self.now, &mut self.timers);
+        self.table.rest(now, |id| timers.park_rest(now, id));
     }
 
     /// Makes room for what the event's processor shows.
@@ -330,24 +355,35 @@ impl Engine {
         let Some(connection) = self.table.connection_mut(id) else {
             return;
         };
-        if connection.verdict.is_some() {
+        if connection.verdict().is_some() {
             return;
         }
         if connection.is_open() {
             // Its minisocket is over and CLOSE has not come.
-            connection.vanished = true;
+            connection.set(Bit::Vanished);
             connection.lacks(Incomplete::TransitionLost);
             self.totals.open -= 1;
             self.totals.vanished += 1;
         }
-        sockets::decide(connection, &self.config, &self.losses);
-        let record = finished::record(connection, Stage::Verdict, &self.config);
+        let rule = sockets::decide(connection, &self.config, &self.losses);
+        let over = !connection.minisocket_lives();
+        let acted = connection.late.as_ref().map(|late| late.closing.task);
+        if rule.task_acts
+            && let Some(task) = acted.filter(|task| task.source != Source::Unknown)
+        {
+            self.table.set_closer(id, &task);
+        }
+        let Some(connection) = self.table.connection(id) else {
+            return;
+        };
+        let record = finished::record(connection, &self.table, Stage::Verdict, &self.config);
         self.totals
             .count_verdict(record.close.kind, !record.incomplete.is_empty());
-        let over = !connection.minisocket_lives();
         self.push(Output::Close(Box::new(record)));
         if over {
             self.give_end(id);
+        } else {
+            self.table.doze(id);
         }
     }
 
@@ -356,7 +392,7 @@ impl Engine {
         let owed = self
             .table
             .connection(id)
-            .is_some_and(|connection| connection.verdict.is_none() && !connection.minisocket_only);
+            .is_some_and(|c| c.verdict().is_none() && !c.is(Bit::MinisocketOnly));
         if owed {
             self.give_verdict(id);
         } else {
@@ -369,10 +405,11 @@ impl Engine {
         let Some(mut connection) = self.table.remove(id) else {
             return;
         };
-        if let Some(minisocket) = &mut connection.minisocket {
+        if let Some(minisocket) = connection.minisocket_mut() {
             minisocket.segments_lost = self.losses.touch(minisocket.began.0, self.now);
         }
-        let record = finished::record(&connection, Stage::End, &self.config);
+        let record = finished::record(&connection, &self.table, Stage::End, &self.config);
+        self.table.dismiss(&connection);
         self.totals.count_end(&record);
         self.ended.remember(self.now, remembered(&connection));
         self.tell_freed(&connection);
@@ -388,7 +425,7 @@ impl Engine {
         if !connection.is_open() {
             return;
         }
-        connection.vanished = true;
+        connection.set(Bit::Vanished);
         connection.lacks(Incomplete::TransitionLost);
         self.totals.open -= 1;
         self.totals.vanished += 1;
@@ -405,23 +442,45 @@ impl Engine {
         let count = |fits: fn(&Connection) -> bool| {
             self.table.iter().filter(|(_, c)| fits(c)).count() as u64
         };
-        let alive = |c: &Connection| c.minisocket.as_ref().is_some_and(|m| m.is_alive());
+        let alive = |c: &Connection| c.minisocket().is_some_and(Minisocket::is_alive);
         totals.balances()
             && self.table.index_is_whole()
             && self.table.len() as u64 == totals.tracked()
             && totals.open == count(Connection::is_open)
             && totals.minisockets == self.table.iter().filter(|(_, c)| alive(c)).count() as u64
-            && totals.in_time_wait
-                == count(|c| c.minisocket.as_ref().is_some_and(|mini| mini.counted))
+            && totals.in_time_wait == count(|c| c.minisocket().is_some_and(|mini| mini.counted))
     }
 
     /// How much is parked or waits in a minisocket. For tests.
     #[doc(hidden)]
     #[must_use]
     pub fn waiting(&self) -> usize {
-        let parked = |c: &Connection| c.minisocket.is_some() || !c.is_open();
+        let parked = |c: &Connection| c.minisocket().is_some() || !c.is_open();
         self.table.iter().filter(|(_, c)| parked(c)).count()
     }
+}
+
+/// How much of what may wait is done in one call, so that none takes long.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// Ends that may be overdue.
+    ends: usize,
+    /// Places of the table that are searched for what the kernel no longer has.
+    places: usize,
+}
+
+impl Patience {
+    /// While the ring fills up.
+    const AT_AN_EVENT: Self = Self {
+        ends: 16,
+        places: 16,
+    };
+
+    /// When the ring is empty.
+    const BETWEEN: Self = Self {
+        ends: 1024,
+        places: 1024,
+    };
 }
 
 /// What a processor showed last.
@@ -449,7 +508,7 @@ struct Held {
 fn remembered(connection: &Connection) -> Ended {
     Ended {
         netns_cookie: connection.netns_cookie,
-        cookie: connection.cookie,
+        cookie: connection.cookie(),
         generation: connection.generation,
         flow: connection.flow,
         closed_from: connection
@@ -457,7 +516,10 @@ fn remembered(connection: &Connection) -> Ended {
             .filter(|(_, to)| *to == TcpState::Close)
             .map(|(from, _)| from),
         ended_at: finished::ended_at(connection),
-        call_told: connection.closing.failed_call.is_some(),
+        call_told: connection
+            .late
+            .as_ref()
+            .is_some_and(|late| late.closing.failed_call.is_some()),
     }
 }
 

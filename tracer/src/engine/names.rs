@@ -7,9 +7,9 @@ use tracer_common::event::flags;
 use tracer_common::tcp::{Endpoint, Flow, TcpState};
 
 use super::Engine;
-use super::connection::Connection;
+use super::connection::{Bit, Connection};
 use super::table::Id;
-use crate::record::{Incomplete, Process, Role, Source};
+use crate::record::{Incomplete, Role, Source};
 use crate::stream::{Event, Socket};
 
 impl Engine {
@@ -20,7 +20,7 @@ impl Engine {
         if cookie == 0 {
             return 0;
         }
-        let last = self.table.by_cookie(netns, cookie);
+        let last = self.table.by_cookie(netns, cookie, |_| true);
         if let Some(last) = last {
             let generation = self.table.connection(last).map_or(0, |c| c.generation);
             self.give_up_open(last);
@@ -32,16 +32,16 @@ impl Engine {
     }
 
     /// The connection of a full socket's event, open or closed.
-    pub(super) fn find_any(&self, event: &Event) -> Option<Id> {
+    pub(super) fn find_any(&mut self, event: &Event) -> Option<Id> {
         let (netns, socket) = (event.netns_cookie, &event.socket);
         if socket.cookie != 0
-            && let Some(id) = self.table.by_cookie(netns, socket.cookie)
+            && let Some(id) = self.table.by_cookie(netns, socket.cookie, |_| true)
         {
             return Some(id);
         }
         self.table.by_child(netns, socket.address).or_else(|| {
             self.table.by_flow(netns, socket.flow, |connection| {
-                connection.is_open() && (connection.cookie == 0 || socket.cookie == 0)
+                connection.is_open() && (connection.cookie() == 0 || socket.cookie == 0)
             })
         })
     }
@@ -76,19 +76,18 @@ impl Engine {
         let Some(connection) = self.table.connection(id) else {
             return;
         };
-        let named = connection.unnamed;
+        let named = connection.is(Bit::Unnamed);
         let flow = merge(connection.flow, socket.flow);
         let known_now = flow.is_known() && flow != connection.flow;
-        let cookie = match connection.cookie {
+        let cookie = match connection.cookie() {
             0 => socket.cookie,
             known => known,
         };
-        if !named && flow == connection.flow && cookie == connection.cookie {
+        if !named && flow == connection.flow && cookie == connection.cookie() {
             return;
         }
         self.table.rename(id, |connection| {
-            connection.unnamed = false;
-            connection.cookie = cookie;
+            connection.set_cookie(cookie);
             connection.flow = flow;
         });
         if named {
@@ -111,10 +110,10 @@ impl Engine {
         let of_listeners = listening_places(local).find_map(|local| {
             let mut listeners = self.table.listeners(netns, local);
             let first = listeners.next()?;
-            let mut common = (Some(first.opener), first.cgroup_id);
+            let mut common = (Some(first.opener), first.cgroup_id());
             for other in listeners {
                 common.0 = common.0.filter(|opener| *opener == other.opener);
-                common.1 = common.1.filter(|group| Some(*group) == other.cgroup_id);
+                common.1 = common.1.filter(|group| Some(*group) == other.cgroup_id());
             }
             Some(common)
         });
@@ -123,29 +122,29 @@ impl Engine {
         else {
             return;
         };
-        connection.cgroup_id = connection.cgroup_id.or(cgroup_id);
+        if connection.cgroup_id().is_none() {
+            connection.set_cgroup(cgroup_id.unwrap_or(0));
+        }
         let Some(opener) = opener else {
             return;
         };
-        let source = match opener.source {
+        let source = match opener.source() {
             Source::Exact | Source::Inherited => Source::Inherited,
             Source::Inferred => Source::Inferred,
             Source::Unknown => return,
         };
-        connection.opener = Process { source, ..opener };
+        self.table.inherit_opener(id, opener.known_as(source));
     }
 }
 
 /// A connection that an event shows without its opening.
 pub(super) fn adopted(event: &Event) -> Connection {
-    let Socket {
-        address,
-        cookie,
-        flow,
-    } = event.socket;
+    let Socket { cookie, flow, .. } = event.socket;
     let netns = (event.netns_cookie, event.netns);
-    let mut connection = Connection::new(netns, address, cookie, flow);
-    connection.socket_is_v6 = event.flags & flags::SOCKET_V6 != 0;
+    let mut connection = Connection::new(netns, cookie, flow);
+    if event.flags & flags::SOCKET_V6 != 0 {
+        connection.set(Bit::SocketV6);
+    }
     connection.lacks(Incomplete::OpeningNotSeen);
     connection
 }

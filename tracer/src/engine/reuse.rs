@@ -54,7 +54,7 @@ impl Engine {
             Some(Life::Ended(end)) => self.link_to(id, last, end.at),
             Some(Life::Running) => {}
             None => {
-                let closed_at = self.table.connection(last).and_then(|last| last.closed_at);
+                let closed_at = self.table.connection(last).and_then(Connection::closed_at);
                 self.link_to(id, last, closed_at);
             }
         }
@@ -110,11 +110,10 @@ impl Engine {
     pub(super) fn killed(&self) -> Vec<Id> {
         let mut killed: Vec<_> = self
             .table
-            .iter()
+            .iter_awake()
             .filter(|(_, connection)| {
                 connection
-                    .minisocket
-                    .as_ref()
+                    .minisocket()
                     .is_some_and(|minisocket| matches!(minisocket.life, Life::Killed(_)))
             })
             .map(|(id, connection)| (connection.serial, id))
@@ -144,10 +143,10 @@ impl Engine {
         let connection = self.table.connection(successor)?;
         match connection.role {
             Role::Client if connection.serial < cancel.serial => {
-                let by_its_thread = match connection.opener.tid {
+                let by_its_thread = match connection.opener.tid() {
                     Some(tid) => tid == cancel.shown.tid,
                     // A tuple that was not bound was found: it is proof enough.
-                    None => connection.source_port_bound == Some(false),
+                    None => connection.source_port_bound() == Some(false),
                 };
                 by_its_thread.then_some(How::ReusedByConnect)
             }
@@ -167,7 +166,7 @@ impl Engine {
     }
 
     fn link_to(&mut self, id: Id, last: Id, ended_at: Option<Timestamp>) {
-        let names = |last: &Connection| (last.cookie, last.generation);
+        let names = |last: &Connection| (last.cookie(), last.generation);
         if let Some((cookie, generation)) = self.table.connection(last).map(names)
             && let Some(ended_at) = ended_at
         {
@@ -177,9 +176,9 @@ impl Engine {
 
     fn link(&mut self, id: Id, cookie: u64, generation: u32, ended_at: Timestamp) {
         if let Some(connection) = self.table.connection_mut(id)
-            && let Some(opened_at) = connection.opened_at
+            && let Some(opened_at) = connection.opened_at()
         {
-            connection.previous = Some(Previous {
+            connection.rare_mut().previous = Some(Previous {
                 cookie,
                 generation,
                 gap_ns: opened_at.since(ended_at),

@@ -3,13 +3,13 @@
 use tracer_common::event::{CloseFacts, flags};
 use tracer_common::tcp::{Endpoint, Flow, TcpState};
 
-use super::close::{self, Evidence};
-use super::connection::{Closing, Connection, FinWait2Step};
+use super::close::{self, Evidence, Rule};
+use super::connection::{Bit, Closing, Connection, FinWait2Step};
 use super::loss::Losses;
 use super::state;
 use super::table::Id;
 use super::{Config, Engine, exactly};
-use crate::record::{Incomplete, Process, Role, Source, TransitionRow};
+use crate::record::{Incomplete, Process, Role, TransitionRow};
 use crate::stream::{Event, Socket, Task};
 use crate::time::Timestamp;
 
@@ -57,31 +57,31 @@ impl Engine {
         let Some(connection) = self.table.connection_mut(id) else {
             return;
         };
+        let reset_sent = connection.late.as_ref().and_then(|late| late.reset_sent);
         let closing = Closing {
             facts: Some(*facts),
             owned: event.flags & flags::OWNED != 0,
             netns_dying: event.flags & flags::NETNS_DYING != 0,
-            reset_sent_in_state: connection.reset_sent.is_some(),
-            reset_sent_before: connection
-                .reset_sent
+            reset_sent_in_state: reset_sent.is_some(),
+            reset_sent_before: reset_sent
                 .is_some_and(|(at, cpu)| cpu == event.cpu && event.at.since(at) <= JUST_BEFORE),
             ..Closing::default()
         };
-        connection.closing = closing;
-        connection.uid = Some(facts.uid);
+        connection.late_mut().closing = closing;
+        connection.set_uid(facts.uid);
         if from == TcpState::SynSent {
-            connection.syn_retransmits = Some(facts.total_retransmits.min(255) as u8);
+            connection.set_syn_retransmits(facts.total_retransmits.min(255) as u8);
         }
-        if facts.cgroup != 0 {
-            connection.cgroup_id = Some(facts.cgroup);
-        }
-        let reset_received = connection.reset_received;
+        connection.set_cgroup(facts.cgroup);
+        let reset_received = connection.is(Bit::ResetReceived);
         let listener = connection.role == Role::Listener;
         self.step(id, event, from, TcpState::Close);
         if let Some(connection) = self.table.connection_mut(id) {
-            connection.closed_at = Some(event.at);
-            connection.reset_received = reset_received;
-            leave_established(connection, from, event.at);
+            connection.late_mut().closed_at = Some(event.at);
+            connection.set(Bit::Closed);
+            if reset_received {
+                connection.set(Bit::ResetReceived);
+            }
             refine_entry(connection, from, facts);
         }
         self.forget_connecting(id);
@@ -98,9 +98,9 @@ impl Engine {
         if let Some(id) = self.find_reset(event, state)
             && let Some(connection) = self.table.connection_mut(id)
         {
-            let again = event.flags & flags::RECOVERED != 0 && connection.reset_received;
+            let again = event.flags & flags::RECOVERED != 0 && connection.is(Bit::ResetReceived);
             self.totals.doubles += u64::from(again);
-            connection.reset_received = true;
+            connection.set(Bit::ResetReceived);
         }
     }
 
@@ -111,24 +111,25 @@ impl Engine {
             Some(TcpState::Close) => {
                 if let Some(id) = self.find_any(event)
                     && let Some(connection) = self.table.connection_mut(id)
-                    && connection.closed_at.is_some()
-                    && connection.verdict.is_none()
+                    && let Some(late) = &mut connection.late
+                    && late.closed_at.is_some()
+                    && late.verdict.is_none()
                 {
-                    let again =
-                        event.flags & flags::RECOVERED != 0 && connection.closing.reset_sent_after;
+                    let closing = &mut late.closing;
+                    let again = event.flags & flags::RECOVERED != 0 && closing.reset_sent_after;
                     self.totals.doubles += u64::from(again);
-                    connection.closing.reset_sent_after = true;
-                    connection.closing.reset_answered |= answers_segment;
+                    closing.reset_sent_after = true;
+                    closing.reset_answered |= answers_segment;
                 }
             }
             _ => {
                 if let Some(id) = self.find_reset(event, state)
                     && let Some(connection) = self.table.connection_mut(id)
                 {
-                    let again =
-                        event.flags & flags::RECOVERED != 0 && connection.reset_sent.is_some();
+                    let late = connection.late_mut();
+                    let again = event.flags & flags::RECOVERED != 0 && late.reset_sent.is_some();
                     self.totals.doubles += u64::from(again);
-                    connection.reset_sent = Some((event.at, event.cpu));
+                    late.reset_sent = Some((event.at, event.cpu));
                 }
             }
         }
@@ -155,26 +156,24 @@ impl Engine {
         let Some(connection) = self.table.connection_mut(id) else {
             return;
         };
-        if connection.last_step != Some((task.from, task.to)) || connection.verdict.is_some() {
+        if connection.last_step != Some((task.from, task.to)) || connection.verdict().is_some() {
             return;
         }
-        connection.uid = Some(task.uid);
-        if task.cgroup != 0 {
-            connection.cgroup_id = Some(task.cgroup);
-        }
+        connection.set_uid(task.uid);
+        connection.set_cgroup(task.cgroup);
         use TcpState::{
             Close, CloseWait, Established, FinWait1, LastAck, Listen, SynRecv, SynSent,
         };
         match (task.from, task.to) {
             (Close, SynSent) => {
-                connection.opener = exactly(task);
+                self.table.set_opener(id, &exactly(task));
                 self.connecting.insert(task.tid, id);
             }
-            (Close, Listen) => connection.opener = exactly(task),
+            (Close, Listen) => self.table.set_opener(id, &exactly(task)),
             (Established | SynRecv, FinWait1) | (CloseWait, LastAck) => {
-                connection.closer = exactly(task);
+                self.table.set_closer(id, &exactly(task));
             }
-            (_, Close) => connection.closing.task = exactly(task),
+            (_, Close) => connection.late_mut().closing.task = exactly(task),
             _ => {}
         }
     }
@@ -190,25 +189,22 @@ impl Engine {
         }
         let mut connection = if child {
             // What the event says of cookie and addresses may be the listener's.
-            Connection::new(netns, event.socket.address, 0, UNKNOWN_FLOW)
+            Connection::unnamed(netns, event.socket.address, UNKNOWN_FLOW)
         } else {
-            let Socket {
-                address,
-                cookie,
-                flow,
-            } = event.socket;
-            Connection::new(netns, address, cookie, flow)
+            let Socket { cookie, flow, .. } = event.socket;
+            Connection::new(netns, cookie, flow)
         };
-        connection.unnamed = child;
-        connection.socket_is_v6 = event.flags & flags::SOCKET_V6 != 0;
-        connection.opened_at = Some(event.at);
+        if event.flags & flags::SOCKET_V6 != 0 {
+            connection.set(Bit::SocketV6);
+        }
+        connection.set(Bit::Opened);
         connection.role = match to {
             TcpState::SynSent => Role::Client,
             TcpState::Listen => Role::Listener,
             _ => Role::Server,
         };
         if to == TcpState::SynSent {
-            connection.source_port_bound = Some(event.socket.flow.local.port != 0);
+            connection.set_source_port_bound(event.socket.flow.local.port != 0);
         }
         connection.state = Some(from);
         if !child {
@@ -221,7 +217,7 @@ impl Engine {
     }
 
     /// Whether a second program shows again what the first has shown.
-    fn is_double(&self, event: &Event, from: TcpState, to: TcpState) -> bool {
+    fn is_double(&mut self, event: &Event, from: TcpState, to: TcpState) -> bool {
         if event.flags & flags::RECOVERED == 0 {
             return false;
         }
@@ -262,14 +258,16 @@ impl Engine {
             .map(|since| event.at.since(since));
         connection.state = Some(to);
         connection.last_step = Some((from, to));
-        connection.reset_received = false;
-        connection.reset_sent = None;
+        connection.clear(Bit::ResetReceived);
+        if let Some(late) = &mut connection.late {
+            late.reset_sent = None;
+        }
         // A minisocket has taken over: the connection is not at CLOSE yet.
-        let hidden = to == TcpState::Close && connection.minisocket.is_some();
+        let hidden = to == TcpState::Close && connection.minisocket().is_some();
         if to != TcpState::Close {
             connection.timeline.arrive(to, event.at);
         }
-        if self.config.transitions && !hidden && !connection.unnamed {
+        if self.config.transitions && !hidden && !connection.is(Bit::Unnamed) {
             let row = row(connection, event.at, (from, to), for_ns);
             self.push_row(Some(event.socket.address), row);
         }
@@ -278,7 +276,7 @@ impl Engine {
     /// The row of a passive child's first step, which had no name at the time.
     pub(super) fn row_of_birth(&mut self, id: Id) {
         if let Some(connection) = self.table.connection(id)
-            && let Some(at) = connection.opened_at
+            && let Some(at) = connection.opened_at()
             && self.config.transitions
         {
             let row = row(connection, at, (TcpState::Listen, TcpState::SynRecv), None);
@@ -291,21 +289,16 @@ impl Engine {
         let Some(connection) = self.table.connection_mut(id) else {
             return;
         };
-        leave_established(connection, from, event.at);
         match (from, to) {
             (TcpState::SynSent, _) => {
-                connection.syn_retransmits = Some(detail);
+                connection.set_syn_retransmits(detail);
                 self.forget_connecting(id);
             }
-            (TcpState::SynRecv, TcpState::FinWait1 | TcpState::CloseWait) => {
-                connection.close_began_at.get_or_insert(event.at);
-            }
-            (TcpState::FinWait1, TcpState::FinWait2) => {
-                connection.fin_wait2_step = Some(FinWait2Step {
+            (TcpState::FinWait1, TcpState::FinWait2) if event.flags & flags::OWNED == 0 => {
+                connection.set_fin_wait2_step(FinWait2Step {
                     cpu: event.cpu,
                     seq: event.seq,
                     segs_in: detail,
-                    owned: event.flags & flags::OWNED != 0,
                 });
             }
             _ => {}
@@ -314,7 +307,7 @@ impl Engine {
 
     /// It is past SYN_SENT: its thread's connect() has its tuple.
     pub(super) fn forget_connecting(&mut self, id: Id) {
-        if let Some(tid) = self.table.connection(id).and_then(|c| c.opener.tid)
+        if let Some(tid) = self.table.connection(id).and_then(|c| c.opener.tid())
             && self.connecting.get(&tid) == Some(&id)
         {
             self.connecting.remove(&tid);
@@ -322,34 +315,42 @@ impl Engine {
     }
 }
 
-/// Gives the verdict on a connection that is at CLOSE.
-pub(super) fn decide(connection: &mut Connection, config: &Config, losses: &Losses) {
-    let closing = &connection.closing;
+/// The rule that tells why a connection is at CLOSE, and what the verdict says beside.
+pub(super) fn decide(
+    connection: &mut Connection,
+    config: &Config,
+    losses: &Losses,
+) -> &'static Rule {
     let from = match connection.last_step {
         Some((from, TcpState::Close)) => Some(from),
         _ => connection.state,
     };
+    let closed_at = connection.closed_at();
     let whole_since = |since: Option<Timestamp>| {
-        connection
-            .closed_at
+        closed_at
             .zip(since)
             .is_some_and(|(at, since)| !losses.touch(since, at))
     };
-    let whole = whole_since(connection.closed_at);
+    let whole = whole_since(closed_at);
+    let unseen = Closing::default();
+    let closing = connection
+        .late
+        .as_ref()
+        .map_or(&unseen, |late| &late.closing);
     let evidence = from.map(|from| Evidence {
         from,
         facts: closing.facts.unwrap_or_default(),
         facts_seen: closing.facts.is_some(),
         client: connection.role == Role::Client,
         local_port: connection.flow.local.port != 0,
-        timer_started: connection.minisocket.is_some() && !connection.minisocket_only,
+        timer_started: connection.minisocket().is_some() && !connection.is(Bit::MinisocketOnly),
         sees_timers: config.sees_timers,
         sees_resets: config.sees_resets,
         whole,
         whole_in_state: whole_since(connection.timeline.arrival(from)),
         owned: closing.owned,
         netns_dying: closing.netns_dying,
-        reset_received: connection.reset_received,
+        reset_received: connection.is(Bit::ResetReceived),
         reset_sent_in_state: closing.reset_sent_in_state,
         reset_sent_before: closing.reset_sent_before,
         reset_sent_after: closing.reset_sent_after,
@@ -358,9 +359,8 @@ pub(super) fn decide(connection: &mut Connection, config: &Config, losses: &Loss
     // Without CLOSE only a minisocket tells how it went.
     let evidence = evidence.filter(|e| e.facts_seen || e.timer_started);
     let rule = evidence.as_ref().map_or(close::unseen(), close::decide);
-    connection.half_close = evidence.is_some_and(|e| close::is_half_close(&e, rule));
-    if rule.task_acts && closing.task.source != Source::Unknown {
-        connection.closer = closing.task;
+    if evidence.is_some_and(|e| close::is_half_close(&e, rule)) {
+        connection.set(Bit::HalfClose);
     }
     if rule.minisocket_unseen {
         connection.lacks(Incomplete::TimerProbeMissing);
@@ -368,10 +368,11 @@ pub(super) fn decide(connection: &mut Connection, config: &Config, losses: &Loss
     if rule.rests_on_no_reset && !config.sees_resets {
         connection.lacks(Incomplete::ResetProbeMissing);
     }
-    if !whole && !connection.vanished {
+    if !whole && !connection.is(Bit::Vanished) {
         connection.lacks(Incomplete::EvidenceLost);
     }
-    connection.verdict = Some(rule);
+    connection.late_mut().verdict = Some(rule);
+    rule
 }
 
 /// The row of a state change.
@@ -382,7 +383,7 @@ pub(super) fn row(
     for_ns: Option<u64>,
 ) -> TransitionRow {
     TransitionRow {
-        cookie: connection.cookie,
+        cookie: connection.cookie(),
         generation: connection.generation,
         at,
         netns: connection.netns,
@@ -392,25 +393,18 @@ pub(super) fn row(
         to,
         for_ns,
         process: Process::default(),
-        cgroup_id: connection.cgroup_id,
-    }
-}
-
-fn leave_established(connection: &mut Connection, from: TcpState, at: Timestamp) {
-    if from == TcpState::Established {
-        connection.close_began_at.get_or_insert(at);
+        cgroup_id: connection.cgroup_id(),
     }
 }
 
 /// What CLOSE tells of the way into TIME_WAIT: from CLOSING, or straight through from FIN_WAIT1.
 fn refine_entry(connection: &mut Connection, from: TcpState, facts: &CloseFacts) {
-    let step = connection.fin_wait2_step;
-    let Some(minisocket) = &mut connection.minisocket else {
+    let step = connection.fin_wait2_step();
+    let Some(minisocket) = connection.minisocket_mut() else {
         return;
     };
     let straight = step.is_some_and(|step| {
-        !step.owned
-            && from == TcpState::FinWait2
+        from == TcpState::FinWait2
             && minisocket.straight_after == Some((step.cpu, step.seq))
             && step.segs_in == facts.segs_in as u8
     });

@@ -1,14 +1,27 @@
 //! The connections that live, and how an event finds its own.
+//!
+//! A connection is awake, so that it can be changed, or at rest: packed, while nothing is awaited of
+//! it but the end of its minisocket. Whatever finds one wakes it; [`Table::rest`] puts those that
+//! may to rest again.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hasher};
+use std::net::IpAddr;
+use std::ops::Deref;
 
 use foldhash::fast::RandomState;
-use hashbrown::HashTable;
 use tracer_common::tcp::{Endpoint, Flow};
 
-use super::connection::Connection;
+use super::alike::Combinations;
+use super::arena::{Arena, Place};
+use super::connection::{Bit, Connection, Rest};
 use super::holdings::Told;
-use crate::record::Role;
+use super::index::Index;
+use super::lexicon::{Lexicon, Who};
+use super::pack::{self, Head};
+use super::slab::Slab;
+use super::timewait::Jiffies;
+use crate::record::{Process, Role};
+use crate::time::Timestamp;
 
 /// A place in the table, and which of the connections that have been there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,60 +31,53 @@ pub(super) struct Id {
 }
 
 /// The names that an event may find a connection by.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Key {
     Cookie(u64, u64),
     Flow(u64, Flow),
     Child(u64, u64),
-    Minisocket(u64, u64),
     Listener(u64, Endpoint),
 }
 
+/// How many kinds of names there are.
+const KINDS: usize = 4;
+
 impl Key {
     fn hash(&self, hasher: &RandomState) -> u64 {
-        match self {
-            Self::Cookie(netns, cookie) => hasher.hash_one((netns, cookie)),
-            Self::Flow(netns, flow) => hasher.hash_one((netns, flow)),
-            Self::Child(netns, address) => hasher.hash_one((netns, address)),
-            Self::Minisocket(netns, address) => hasher.hash_one((netns, address)),
-            Self::Listener(netns, local) => hasher.hash_one((netns, local)),
+        let mut state = hasher.build_hasher();
+        match *self {
+            Self::Cookie(netns, name) | Self::Child(netns, name) => {
+                state.write_u64(netns);
+                state.write_u64(name);
+            }
+            Self::Flow(netns, Flow { local, peer }) => {
+                state.write_u64(netns ^ u64::from(local.port) << 32 ^ u64::from(peer.port) << 48);
+                write_address(&mut state, local.address);
+                write_address(&mut state, peer.address);
+            }
+            Self::Listener(netns, local) => {
+                state.write_u64(netns ^ u64::from(local.port) << 32);
+                write_address(&mut state, local.address);
+            }
         }
+        state.finish()
     }
 
     fn names(&self, connection: &Connection) -> bool {
-        match *self {
-            Self::Cookie(netns, cookie) => {
-                connection.netns_cookie == netns && connection.cookie == cookie
-            }
-            Self::Flow(netns, flow) => connection.netns_cookie == netns && connection.flow == flow,
-            Self::Child(netns, address) => {
-                connection.unnamed
-                    && connection.netns_cookie == netns
-                    && connection.address == address
-            }
-            Self::Minisocket(netns, address) => {
-                connection.netns_cookie == netns
-                    && connection
-                        .minisocket
-                        .as_ref()
-                        .is_some_and(|minisocket| minisocket.address == address)
-            }
-            Self::Listener(netns, local) => {
-                connection.netns_cookie == netns
-                    && connection.role == Role::Listener
-                    && connection.flow.local == local
-            }
-        }
+        Self::of(self.kind(), connection).as_ref() == Some(self)
+    }
+
+    fn names_packed(&self, head: &Head) -> bool {
+        Self::of_packed(self.kind(), head).as_ref() == Some(self)
     }
 
     /// Number of the index that holds names of this kind.
-    fn kind(&self) -> usize {
+    const fn kind(&self) -> usize {
         match self {
             Self::Cookie(..) => 0,
             Self::Flow(..) => 1,
             Self::Child(..) => 2,
-            Self::Minisocket(..) => 3,
-            Self::Listener(..) => 4,
+            Self::Listener(..) => 3,
         }
     }
 
@@ -79,67 +85,143 @@ impl Key {
     fn of(kind: usize, connection: &Connection) -> Option<Self> {
         let netns = connection.netns_cookie;
         match kind {
-            0 => (connection.cookie != 0).then_some(Self::Cookie(netns, connection.cookie)),
-            1 => connection
-                .flow
-                .is_known()
-                .then_some(Self::Flow(netns, connection.flow)),
+            0 => by_cookie(netns, connection.cookie()),
+            1 => by_flow(netns, connection.flow),
             2 => connection
-                .unnamed
-                .then_some(Self::Child(netns, connection.address)),
-            3 => connection
-                .minisocket
-                .as_ref()
-                .filter(|minisocket| minisocket.address != 0)
-                .map(|minisocket| Self::Minisocket(netns, minisocket.address)),
+                .address()
+                .map(|address| Self::Child(netns, address)),
             _ => (connection.role == Role::Listener)
                 .then_some(Self::Listener(netns, connection.flow.local)),
         }
     }
 
+    /// The same of a packed one, which is neither a listener nor an unnamed child.
+    fn of_packed(kind: usize, head: &Head) -> Option<Self> {
+        match kind {
+            0 => by_cookie(head.netns_cookie, head.cookie),
+            1 => by_flow(head.netns_cookie, head.flow),
+            _ => None,
+        }
+    }
+
     /// Every name of `connection`.
-    fn all(connection: &Connection) -> [Option<Self>; INDICES] {
+    fn all(connection: &Connection) -> [Option<Self>; KINDS] {
         std::array::from_fn(|kind| Self::of(kind, connection))
     }
 }
 
-/// How many kinds of names there are.
-const INDICES: usize = 5;
+fn by_cookie(netns: u64, cookie: u64) -> Option<Key> {
+    (cookie != 0).then_some(Key::Cookie(netns, cookie))
+}
+
+fn by_flow(netns: u64, flow: Flow) -> Option<Key> {
+    flow.is_known().then_some(Key::Flow(netns, flow))
+}
+
+fn write_address(state: &mut impl Hasher, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => state.write_u32(address.to_bits()),
+        IpAddr::V6(address) => state.write_u128(address.to_bits()),
+    }
+}
 
 /// The connections and an index for each kind of name. An index holds several of one name side by
 /// side (a socket's minisocket and its next connection have one cookie): the newest that fits is
 /// meant. It keeps places alone; the names are in the connections.
 pub(super) struct Table {
-    /// Of a fixed size each, so that growing moves nothing.
-    chunks: Vec<Box<[Slot]>>,
-    free: Vec<u32>,
+    directory: Slab<Entry>,
+    versions: u32,
     len: usize,
-    indices: [HashTable<u32>; INDICES],
+    awake: Slab<Connection>,
+    packed: Arena,
+    combinations: Combinations,
+    lexicon: Lexicon,
+    /// Those that may be put to rest.
+    drowsy: Vec<Id>,
+    indices: [Index; KINDS],
     hasher: RandomState,
     next_serial: u64,
     /// Connections that may have changed since they were last asked for; `None`: nobody asks.
     touched: Option<Vec<Id>>,
+    jiffies: Jiffies,
 }
 
-#[derive(Clone, Default)]
-struct Slot {
+/// Where a connection is.
+#[derive(Clone, Copy)]
+struct Entry {
     version: u32,
-    connection: Option<Connection>,
+    whereabouts: Whereabouts,
 }
 
-const CHUNK: usize = 1024;
+/// A number among those that are awake, or a place in the arena. In four bytes: there are as many
+/// of these as connections.
+#[derive(Clone, Copy)]
+struct Whereabouts(u32);
+
+/// Bits of a number.
+const NUMBER: u32 = 26;
+
+impl Whereabouts {
+    /// `None`: there is no room for that many.
+    fn awake(number: u32) -> Self {
+        debug_assert!(number < 1 << NUMBER);
+        Self(number)
+    }
+
+    /// `None`: it is too long, or there are too many.
+    fn packed(place: Place) -> Option<Self> {
+        let fits = place.size < 64 && place.number < 1 << NUMBER;
+        fits.then_some(Self(u32::from(place.size) << NUMBER | place.number))
+    }
+
+    fn told(self) -> Result<u32, Place> {
+        let number = self.0 & ((1 << NUMBER) - 1);
+        match (self.0 >> NUMBER) as u8 {
+            0 => Ok(number),
+            size => Err(Place { size, number }),
+        }
+    }
+}
+
+/// A connection that is looked at: in its place, or a copy of a packed one.
+pub(super) enum Seen<'a> {
+    Awake(&'a Connection),
+    AtRest(Box<Connection>),
+}
+
+impl Deref for Seen<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        match self {
+            Self::Awake(connection) => connection,
+            Self::AtRest(connection) => connection,
+        }
+    }
+}
 
 impl Table {
     /// An empty table; `is_watched`: it is to note which connections may have changed.
-    pub fn new(is_watched: bool) -> Self {
+    pub fn new(jiffies: Jiffies, is_watched: bool) -> Self {
         Self {
-            touched: is_watched.then(Vec::new),
-            chunks: Vec::new(),
-            free: Vec::new(),
+            directory: Slab::new(),
+            versions: 0,
             len: 0,
-            indices: std::array::from_fn(|_| HashTable::new()),
+            awake: Slab::new(),
+            packed: Arena::new(),
+            combinations: Combinations::default(),
+            lexicon: Lexicon::default(),
+            drowsy: Vec::new(),
+            indices: [
+                Index::large(),
+                Index::large(),
+                Index::small(),
+                Index::small(),
+            ],
             hasher: RandomState::default(),
             next_serial: 0,
+            touched: is_watched.then(Vec::new),
+            jiffies,
         }
     }
 
@@ -147,17 +229,14 @@ impl Table {
     pub fn insert(&mut self, mut connection: Connection) -> Id {
         connection.serial = self.next_serial;
         self.next_serial += 1;
-        if self.free.is_empty() {
-            let base = (self.chunks.len() * CHUNK) as u32;
-            self.chunks
-                .push(vec![Slot::default(); CHUNK].into_boxed_slice());
-            self.free.extend((base..base + CHUNK as u32).rev());
-        }
-        let index = self.free.pop().unwrap_or_default();
         let keys = Key::all(&connection);
-        let slot = self.slot_mut(index);
-        slot.connection = Some(connection);
-        let version = slot.version;
+        let whereabouts = Whereabouts::awake(self.awake.insert(connection));
+        let version = self.versions;
+        self.versions = version.wrapping_add(1);
+        let index = self.directory.insert(Entry {
+            version,
+            whereabouts,
+        });
         self.len += 1;
         for key in keys.into_iter().flatten() {
             self.enter(key, index);
@@ -174,8 +253,10 @@ impl Table {
 
     /// Notes what was told of what a connection holds.
     pub fn set_told(&mut self, id: Id, told: Option<Told>) {
-        if let Some(connection) = self.slot_of(id) {
-            connection.told = told.map(Box::new);
+        if let Some(connection) = self.awake_mut(id)
+            && (told.is_some() || connection.rare.is_some())
+        {
+            connection.rare_mut().told = told;
         }
     }
 
@@ -187,41 +268,112 @@ impl Table {
         }
     }
 
-    /// Lets a connection go.
+    /// Lets a connection go that is awake.
     pub fn remove(&mut self, id: Id) -> Option<Connection> {
-        self.connection(id)?;
-        let slot = self.slot_mut(id.index);
-        let connection = slot.connection.take()?;
-        slot.version = slot.version.wrapping_add(1);
+        let number = self.number_of(id)?;
+        let connection = self.awake.remove(number)?;
+        self.directory.remove(id.index);
         for key in Key::all(&connection).into_iter().flatten() {
             self.leave(key, id.index);
         }
-        self.free.push(id.index);
         self.len -= 1;
         Some(connection)
     }
 
-    /// The connection `id`, while it lives.
-    pub fn connection(&self, id: Id) -> Option<&Connection> {
-        let slot = self.slot(id.index)?;
-        slot.connection
-            .as_ref()
-            .filter(|_| slot.version == id.version)
+    /// The processes of a connection that was removed, whose names nobody needs to keep for it.
+    pub fn dismiss(&mut self, connection: &Connection) {
+        self.lexicon.release(&connection.opener);
+        if let Some(rare) = &connection.rare {
+            self.lexicon.release(&rare.closer);
+        }
     }
 
-    /// The connection `id`, while it lives. Its names change through [`Self::rename`] alone.
+    /// Names of processes.
+    pub fn lexicon(&self) -> &Lexicon {
+        &self.lexicon
+    }
+
+    /// A process in full.
+    pub fn tell(&self, who: &Who) -> Process {
+        self.lexicon.tell(who)
+    }
+
+    /// Who opened a connection is known.
+    pub fn set_opener(&mut self, id: Id, process: &Process) {
+        let who = self.lexicon.hold(process);
+        self.put_opener(id, who);
+    }
+
+    /// It was opened by who opened another.
+    pub fn inherit_opener(&mut self, id: Id, opener: Who) {
+        let who = self.lexicon.hold_again(opener);
+        self.put_opener(id, who);
+    }
+
+    fn put_opener(&mut self, id: Id, who: Who) {
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
+        // Who closed it is told by who opened it no more.
+        let was_closer = connection
+            .is(Bit::ClosedByOpener)
+            .then_some(connection.opener);
+        let before = std::mem::replace(&mut connection.opener, who);
+        match was_closer {
+            Some(closer) if closer != who => {
+                connection.clear(Bit::ClosedByOpener);
+                connection.rare_mut().closer = closer;
+            }
+            _ => self.lexicon.release(&before),
+        }
+    }
+
+    /// Who closed a connection is known.
+    pub fn set_closer(&mut self, id: Id, process: &Process) {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        let is_opener = self.lexicon.is(&connection.opener, process);
+        let who = match is_opener {
+            true => Who::default(),
+            false => self.lexicon.hold(process),
+        };
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
+        let mut before = Who::default();
+        if is_opener {
+            connection.set(Bit::ClosedByOpener);
+        } else {
+            connection.clear(Bit::ClosedByOpener);
+        }
+        if !is_opener || connection.rare.is_some() {
+            before = std::mem::replace(&mut connection.rare_mut().closer, who);
+        }
+        self.lexicon.release(&before);
+    }
+
+    /// The connection `id`, while it lives and is awake.
+    pub fn connection(&self, id: Id) -> Option<&Connection> {
+        self.awake.get(self.number_of(id)?)
+    }
+
+    /// The connection `id`, while it lives and is awake. Its names change through [`Self::rename`]
+    /// alone.
     pub fn connection_mut(&mut self, id: Id) -> Option<&mut Connection> {
         self.touch(id);
-        self.slot_of(id)
+        self.awake_mut(id)
     }
 
-    fn slot_of(&mut self, id: Id) -> Option<&mut Connection> {
-        let slot = self
-            .chunks
-            .get_mut(id.index as usize / CHUNK)?
-            .get_mut(id.index as usize % CHUNK)?;
-        let fits = slot.version == id.version;
-        slot.connection.as_mut().filter(|_| fits)
+    fn awake_mut(&mut self, id: Id) -> Option<&mut Connection> {
+        self.awake.get_mut(self.number_of(id)?)
+    }
+
+    /// Among those that are awake, `id`'s number.
+    fn number_of(&self, id: Id) -> Option<u32> {
+        let entry = self.directory.get(id.index)?;
+        let number = entry.whereabouts.told().ok()?;
+        (entry.version == id.version).then_some(number)
     }
 
     /// Changes what a connection may be found by.
@@ -232,22 +384,32 @@ impl Table {
         let before = Key::all(connection);
         change(connection);
         let after = Key::all(connection);
-        for key in before.into_iter().flatten() {
-            self.leave(key, id.index);
-        }
-        for key in after.into_iter().flatten() {
-            self.enter(key, id.index);
+        for (before, after) in before.into_iter().zip(after) {
+            if before == after {
+                continue;
+            }
+            if let Some(key) = before {
+                self.leave(key, id.index);
+            }
+            if let Some(key) = after {
+                self.enter(key, id.index);
+            }
         }
     }
 
-    /// The newest connection of a socket.
-    pub fn by_cookie(&self, netns: u64, cookie: u64) -> Option<Id> {
-        self.newest(Key::Cookie(netns, cookie), |_| true)
+    /// The newest connection of a socket that `fits`. It is awake now.
+    pub fn by_cookie(
+        &mut self,
+        netns: u64,
+        cookie: u64,
+        fits: impl Fn(&Connection) -> bool,
+    ) -> Option<Id> {
+        self.newest(Key::Cookie(netns, cookie), fits)
     }
 
-    /// The newest connection of a flow that `fits`.
+    /// The newest connection of a flow that `fits`. It is awake now.
     pub fn by_flow(
-        &self,
+        &mut self,
         netns: u64,
         flow: Flow,
         fits: impl Fn(&Connection) -> bool,
@@ -256,26 +418,19 @@ impl Table {
     }
 
     /// The passive child at a kernel address that has no name yet.
-    pub fn by_child(&self, netns: u64, address: u64) -> Option<Id> {
+    pub fn by_child(&mut self, netns: u64, address: u64) -> Option<Id> {
         self.newest(Key::Child(netns, address), Connection::is_open)
-    }
-
-    /// The newest minisocket at a kernel address that `fits`.
-    pub fn by_minisocket(
-        &self,
-        netns: u64,
-        address: u64,
-        fits: impl Fn(&Connection) -> bool,
-    ) -> Option<Id> {
-        self.newest(Key::Minisocket(netns, address), fits)
     }
 
     /// The listeners at exactly `local`.
     pub fn listeners(&self, netns: u64, local: Endpoint) -> impl Iterator<Item = &Connection> {
         let key = Key::Listener(netns, local);
-        self.named(key)
-            .map(|(_, connection)| connection)
-            .filter(|connection| connection.is_open())
+        self.places(key)
+            .filter_map(|place| {
+                let number = self.directory.get(place)?.whereabouts.told().ok()?;
+                self.awake.get(number)
+            })
+            .filter(move |connection| key.names(connection) && connection.is_open())
     }
 
     /// The serial of the next connection.
@@ -289,92 +444,190 @@ impl Table {
     }
 
     /// How many places there are, taken and free.
-    pub fn places(&self) -> usize {
-        self.chunks.len() * CHUNK
+    pub fn places_in_all(&self) -> usize {
+        self.directory.capacity()
     }
 
     /// The connection in a place.
-    pub fn at(&self, place: usize) -> Option<(Id, &Connection)> {
+    pub fn at(&self, place: usize) -> Option<(Id, Seen<'_>)> {
         let index = u32::try_from(place).ok()?;
-        let slot = self.slot(index)?;
-        let version = slot.version;
-        Some((Id { index, version }, slot.connection.as_ref()?))
+        let version = self.directory.get(index)?.version;
+        Some((Id { index, version }, self.see(index)?))
     }
 
     /// All of them, in no order that means anything.
-    pub fn iter(&self) -> impl Iterator<Item = (Id, &Connection)> {
-        self.chunks
-            .iter()
-            .flatten()
-            .enumerate()
-            .filter_map(|(index, slot)| {
-                let id = Id {
-                    index: index as u32,
-                    version: slot.version,
-                };
-                Some((id, slot.connection.as_ref()?))
-            })
+    pub fn iter(&self) -> impl Iterator<Item = (Id, Seen<'_>)> {
+        (0..self.places_in_all()).filter_map(|place| self.at(place))
+    }
+
+    /// Those that are awake.
+    pub fn iter_awake(&self) -> impl Iterator<Item = (Id, &Connection)> {
+        (0..self.places_in_all()).filter_map(|place| {
+            let index = place as u32;
+            let version = self.directory.get(index)?.version;
+            let id = Id { index, version };
+            Some((id, self.connection(id)?))
+        })
+    }
+
+    /// Wakes a connection, if it lives.
+    pub fn wake(&mut self, id: Id) {
+        let entry = self.directory.get(id.index);
+        if let Some(Err(place)) = entry
+            .filter(|entry| entry.version == id.version)
+            .map(|entry| entry.whereabouts.told())
+        {
+            if let Some((connection, combination)) = self.unpack(place) {
+                self.combinations.release(combination);
+                self.packed.release(place);
+                let whereabouts = Whereabouts::awake(self.awake.insert(connection));
+                if let Some(entry) = self.directory.get_mut(id.index) {
+                    entry.whereabouts = whereabouts;
+                }
+                self.drowsy.push(id);
+            }
+        }
+    }
+
+    /// A connection may be put to rest, when it comes to that.
+    pub fn doze(&mut self, id: Id) {
+        self.drowsy.push(id);
+    }
+
+    /// Puts to rest what may. `later` is called for each that may in a moment.
+    pub fn rest(&mut self, now: Timestamp, mut later: impl FnMut(Id)) {
+        while let Some(id) = self.drowsy.pop() {
+            match self.awake_mut(id).map(|connection| connection.rest_at(now)) {
+                Some(Rest::Now) => {
+                    // Where it cannot be packed it stays as it is.
+                    self.put_to_rest(id);
+                }
+                Some(Rest::Soon) => later(id),
+                Some(Rest::No) | None => {}
+            }
+        }
+    }
+
+    fn put_to_rest(&mut self, id: Id) -> Option<()> {
+        let number = self.number_of(id)?;
+        let connection = self.awake.get(number)?;
+        let side = match connection.told() {
+            Some(told) => Some(told.side_alone(connection, &self.lexicon, self.jiffies)?),
+            None => None,
+        };
+        let mut bytes = [0; pack::MOST];
+        let (len, combination) = pack::pack(connection, side, &mut self.combinations, &mut bytes)?;
+        let place = self.packed.keep(&bytes[..len.min(pack::MOST)]);
+        let Some(whereabouts) = Whereabouts::packed(place) else {
+            self.packed.release(place);
+            self.combinations.release(combination);
+            return None;
+        };
+        self.awake.remove(number);
+        self.directory.get_mut(id.index)?.whereabouts = whereabouts;
+        Some(())
     }
 
     /// Whether each connection is found by each of its names, and nothing else is.
     pub fn index_is_whole(&self) -> bool {
-        let mut names = [0; INDICES];
+        let mut names = [0; KINDS];
         let found = self.iter().all(|(id, connection)| {
-            Key::all(connection).into_iter().flatten().all(|key| {
+            Key::all(&connection).into_iter().flatten().all(|key| {
                 names[key.kind()] += 1;
-                self.named(key).any(|(index, _)| index == id.index)
+                self.places(key).any(|place| place == id.index)
             })
         });
-        let lens: [usize; INDICES] = std::array::from_fn(|kind| self.indices[kind].len());
+        let lens: [usize; KINDS] = std::array::from_fn(|kind| self.indices[kind].len());
         found && names == lens && self.iter().count() == self.len
     }
 
-    fn newest(&self, key: Key, fits: impl Fn(&Connection) -> bool) -> Option<Id> {
-        let (index, _) = self
-            .named(key)
-            .filter(|(_, connection)| fits(connection))
-            .max_by_key(|(_, connection)| connection.serial)?;
-        let version = self.slot(index)?.version;
-        Some(Id { index, version })
+    fn newest(&mut self, key: Key, fits: impl Fn(&Connection) -> bool) -> Option<Id> {
+        let hash = key.hash(&self.hasher);
+        // As a rule there is one, and it is awake.
+        let mut candidates = [None; 4];
+        let mut count = 0;
+        for place in self.indices[key.kind()].places(hash) {
+            if self.is_named(place, &key)
+                && let Some(entry) = self.directory.get(place)
+            {
+                if let Some(candidate) = candidates.get_mut(count) {
+                    let version = entry.version;
+                    *candidate = Some(Id {
+                        index: place,
+                        version,
+                    });
+                }
+                count += 1;
+            }
+        }
+        let mut newest: Option<(u64, Id)> = None;
+        for id in candidates.into_iter().flatten() {
+            self.wake(id);
+            if let Some(connection) = self.connection(id)
+                && newest.is_none_or(|(serial, _)| serial < connection.serial)
+                && fits(connection)
+            {
+                newest = Some((connection.serial, id));
+            }
+        }
+        newest.map(|(_, id)| id)
     }
 
-    fn named(&self, key: Key) -> impl Iterator<Item = (u32, &Connection)> {
-        self.indices[key.kind()]
-            .iter_hash(key.hash(&self.hasher))
-            .filter_map(move |index| {
-                let connection = self.slot(*index)?.connection.as_ref()?;
-                key.names(connection).then_some((*index, connection))
-            })
+    /// Places that may be named by `key`.
+    fn places(&self, key: Key) -> impl Iterator<Item = u32> {
+        self.indices[key.kind()].places(key.hash(&self.hasher))
+    }
+
+    fn is_named(&self, place: u32, key: &Key) -> bool {
+        let Some(entry) = self.directory.get(place) else {
+            return false;
+        };
+        match entry.whereabouts.told() {
+            Ok(number) => self
+                .awake
+                .get(number)
+                .is_some_and(|connection| key.names(connection)),
+            Err(packed) => pack::head(self.packed.get(packed), &self.combinations)
+                .is_some_and(|head| key.names_packed(&head)),
+        }
+    }
+
+    fn unpack(&self, place: Place) -> Option<(Connection, u16)> {
+        let bytes = self.packed.get(place);
+        pack::unpack(bytes, &self.combinations, &self.lexicon, self.jiffies)
+    }
+
+    fn see(&self, place: u32) -> Option<Seen<'_>> {
+        match self.directory.get(place)?.whereabouts.told() {
+            Ok(number) => self.awake.get(number).map(Seen::Awake),
+            Err(packed) => {
+                let (connection, _) = self.unpack(packed)?;
+                Some(Seen::AtRest(Box::new(connection)))
+            }
+        }
     }
 
     /// Enters a name of a connection that is in its place and bears that name.
     fn enter(&mut self, key: Key, index: u32) {
-        let (chunks, hasher, kind) = (&self.chunks, &self.hasher, key.kind());
-        let rehash = |index: &u32| {
-            let (chunk, place) = (*index as usize / CHUNK, *index as usize % CHUNK);
-            chunks[chunk][place]
-                .connection
-                .as_ref()
-                .and_then(|connection| Key::of(kind, connection))
-                .map_or(0, |key| key.hash(hasher))
+        let hash = key.hash(&self.hasher);
+        let (directory, awake, packed) = (&self.directory, &self.awake, &self.packed);
+        let (combinations, hasher, kind) = (&self.combinations, &self.hasher, key.kind());
+        let hash_of = |place: &u32| {
+            let key = match directory.get(*place).map(|entry| entry.whereabouts.told()) {
+                Some(Ok(number)) => awake
+                    .get(number)
+                    .and_then(|connection| Key::of(kind, connection)),
+                Some(Err(place)) => pack::head(packed.get(place), combinations)
+                    .and_then(|head| Key::of_packed(kind, &head)),
+                None => None,
+            };
+            key.map_or(0, |key| key.hash(hasher))
         };
-        self.indices[kind].insert_unique(key.hash(hasher), index, rehash);
+        self.indices[kind].enter(hash, index, hash_of);
     }
 
     fn leave(&mut self, key: Key, index: u32) {
         let hash = key.hash(&self.hasher);
-        if let Ok(entry) = self.indices[key.kind()].find_entry(hash, |entry| *entry == index) {
-            entry.remove();
-        }
-    }
-
-    fn slot(&self, index: u32) -> Option<&Slot> {
-        self.chunks
-            .get(index as usize / CHUNK)?
-            .get(index as usize % CHUNK)
-    }
-
-    fn slot_mut(&mut self, index: u32) -> &mut Slot {
-        &mut self.chunks[index as usize / CHUNK][index as usize % CHUNK]
+        self.indices[key.kind()].leave(hash, index);
     }
 }

@@ -2,45 +2,55 @@
 
 use tracer_common::tcp::TcpState;
 
-use crate::record::{MOST_STATES, StateVisit, States};
+use crate::record::{StateVisit, States};
 use crate::time::Timestamp;
 
-/// Arrivals in states. A legal life makes at most six; what a garbled one makes beyond the
-/// capacity replaces the latest, since such a record is marked incomplete anyway.
+/// Arrivals in states. A legal life of a full socket makes at most five; what a garbled one makes
+/// beyond the capacity replaces the latest, since such a record is marked incomplete anyway.
+/// TIME_WAIT is the minisocket's, and stands there.
 #[derive(Clone, Copy, Debug)]
+#[repr(C, packed(4))]
 pub(super) struct Timeline {
     arrivals: [Timestamp; Self::CAPACITY],
-    states: [TcpState; Self::CAPACITY],
-    len: u8,
-    /// Bit n: what came just before the arrival of number n was lost.
-    gaps: u16,
+    /// From the lowest bit: four bits for each state, three for the number of arrivals, and one for
+    /// each arrival and the end: what came just before was lost.
+    packed: u32,
 }
+
+const LEN: u32 = 4 * Timeline::CAPACITY as u32;
+const GAPS: u32 = LEN + 3;
 
 impl Timeline {
     /// How many arrivals it holds.
-    pub const CAPACITY: usize = MOST_STATES;
+    pub const CAPACITY: usize = 5;
 
     /// No state yet.
     pub const fn new() -> Self {
         Self {
             arrivals: [Timestamp(0); Self::CAPACITY],
-            states: [TcpState::Close; Self::CAPACITY],
-            len: 0,
-            gaps: 0,
+            packed: 0,
         }
     }
 
     /// The connection came to `state`.
     pub fn arrive(&mut self, state: TcpState, at: Timestamp) {
-        let place = usize::from(self.len).min(Self::CAPACITY - 1);
-        self.states[place] = state;
-        self.arrivals[place] = at;
-        self.len = (place + 1) as u8;
+        let place = self.len().min(Self::CAPACITY - 1);
+        let mut arrivals = self.arrivals;
+        arrivals[place] = at;
+        self.arrivals = arrivals;
+        let shift = 4 * place as u32;
+        let others = self.packed & !(0xf << shift) & !(7 << LEN);
+        self.packed = others | (state as u32) << shift | (place as u32 + 1) << LEN;
     }
 
     /// When it left the state that it is in was not seen.
     pub fn lose_end(&mut self) {
-        self.gaps |= 1 << self.len;
+        self.packed |= 1 << (GAPS + self.len() as u32);
+    }
+
+    /// When it came to its first state.
+    pub fn first(&self) -> Option<Timestamp> {
+        self.iter().next().map(|(_, at)| at)
     }
 
     /// When it first came to `state`.
@@ -52,39 +62,65 @@ impl Timeline {
 
     /// When it came to where it is.
     pub fn latest(&self) -> Option<Timestamp> {
-        self.iter().last().map(|(_, at)| at)
+        self.last().map(|(_, at)| at)
     }
 
     /// When it came to `state`, if that is where it is.
     pub fn current(&self, state: TcpState) -> Option<Timestamp> {
-        self.iter()
-            .last()
+        self.last()
             .filter(|(visited, _)| *visited == state)
             .map(|(_, at)| at)
     }
 
-    /// The stays, the last of which ended at `end` (`None`: it lasts, or its end was not seen).
-    pub fn visits(&self, end: Option<Timestamp>) -> States {
-        let ends = self.iter().skip(1).map(|(_, at)| Some(at)).chain([end]);
-        self.iter()
+    /// The stays and then TIME_WAIT, once it was `entered`; the last of them ended at `end` (`None`:
+    /// it lasts, or its end was not seen).
+    pub fn visits(&self, entered: Option<Timestamp>, end: Option<Timestamp>) -> States {
+        let time_wait = entered.map(|at| (TcpState::TimeWait, at));
+        let visits = self.iter().chain(time_wait);
+        let ends = visits.clone().skip(1).map(|(_, at)| Some(at)).chain([end]);
+        let gaps = self.packed >> GAPS;
+        visits
             .zip(ends)
             .enumerate()
             .map(|(number, ((state, at), end))| StateVisit {
                 state,
                 at,
                 for_ns: end
-                    .filter(|_| self.gaps & (2 << number) == 0)
+                    .filter(|_| gaps & (2 << number) == 0)
                     .map(|end| end.since(at)),
             })
             .collect()
     }
 
-    fn iter(&self) -> impl Iterator<Item = (TcpState, Timestamp)> + '_ {
-        let len = usize::from(self.len);
-        self.states[..len]
-            .iter()
-            .copied()
-            .zip(self.arrivals[..len].iter().copied())
+    /// The states and when each was come to.
+    pub fn iter(&self) -> impl Iterator<Item = (TcpState, Timestamp)> + Clone + use<> {
+        let (arrivals, packed) = (self.arrivals, self.packed);
+        (0..self.len()).filter_map(move |place| {
+            let state = TcpState::from_number((packed >> (4 * place) & 0xf) as u8)?;
+            Some((state, arrivals[place]))
+        })
+    }
+
+    /// Everything, for those who keep it: the arrivals and the rest.
+    pub fn parts(&self) -> ([Timestamp; Self::CAPACITY], u32) {
+        (self.arrivals, self.packed)
+    }
+
+    /// What [`Self::parts`] gave.
+    pub fn from_parts(arrivals: [Timestamp; Self::CAPACITY], packed: u32) -> Self {
+        Self { arrivals, packed }
+    }
+
+    fn last(&self) -> Option<(TcpState, Timestamp)> {
+        let place = self.len().checked_sub(1)?;
+        let state = TcpState::from_number((self.packed >> (4 * place) & 0xf) as u8)?;
+        let arrivals = self.arrivals;
+        Some((state, arrivals[place]))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        (self.packed >> LEN & 7) as usize
     }
 }
 
@@ -98,12 +134,24 @@ mod tests {
         let mut timeline = Timeline::new();
         timeline.arrive(SynSent, Timestamp(10));
         timeline.arrive(Established, Timestamp(30));
-        let visits = timeline.visits(Some(Timestamp(100)));
+        let visits = timeline.visits(None, Some(Timestamp(100)));
         assert_eq!(visits[0].for_ns, Some(20));
         assert_eq!(visits[1].for_ns, Some(70));
-        assert_eq!(timeline.visits(None)[1].for_ns, None);
+        assert_eq!(timeline.visits(None, None)[1].for_ns, None);
         assert_eq!(timeline.current(SynSent), None);
         assert_eq!(timeline.arrival(SynSent), Some(Timestamp(10)));
+    }
+
+    #[test]
+    fn time_wait_comes_behind_all_others() {
+        let mut timeline = Timeline::new();
+        timeline.arrive(FinWait2, Timestamp(10));
+        let visits = timeline.visits(Some(Timestamp(30)), Some(Timestamp(100)));
+        let told: Vec<_> = visits
+            .iter()
+            .map(|visit| (visit.state, visit.for_ns))
+            .collect();
+        assert_eq!(told, [(FinWait2, Some(20)), (TimeWait, Some(70))]);
     }
 
     #[test]
@@ -112,10 +160,10 @@ mod tests {
         timeline.arrive(Established, Timestamp(10));
         timeline.lose_end();
         timeline.arrive(FinWait2, Timestamp(30));
-        let visits = timeline.visits(Some(Timestamp(100)));
+        let visits = timeline.visits(None, Some(Timestamp(100)));
         assert_eq!((visits[0].for_ns, visits[1].for_ns), (None, Some(70)));
         timeline.lose_end();
-        assert_eq!(timeline.visits(Some(Timestamp(100)))[1].for_ns, None);
+        assert_eq!(timeline.visits(None, Some(Timestamp(100)))[1].for_ns, None);
     }
 
     #[test]
@@ -125,6 +173,6 @@ mod tests {
             timeline.lose_end();
             timeline.arrive(Established, Timestamp(step));
         }
-        assert_eq!(timeline.visits(None).len(), Timeline::CAPACITY);
+        assert_eq!(timeline.visits(None, None).len(), Timeline::CAPACITY);
     }
 }

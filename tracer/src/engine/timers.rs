@@ -21,22 +21,60 @@ pub(super) enum Timer {
     /// One millisecond after a minisocket's timer was taken off the wheel: neither expiry nor a new
     /// start followed, so the minisocket was killed.
     Cancel,
+    /// One millisecond after a segment: the minisocket may be put to rest.
+    Rest,
     /// Three seconds after the kill: a SYN that took the tuple has become a connection by now.
     Reuse,
-    /// The end of a minisocket is long due: perhaps it was lost.
-    Overdue,
 }
 
 /// The waits, each kind in the cheapest order that fits it.
 ///
-/// The first three have one length each, and the time never goes back, so a queue is sorted as it
+/// The first four have one length each, and the time never goes back, so a queue is sorted as it
 /// grows. Ends of minisockets lie anywhere: a coarse wheel holds them, one push each.
 pub(super) struct Timers {
     soon: VecDeque<(Timestamp, Id, Timer)>,
     reuse: VecDeque<(Timestamp, Id)>,
-    wheel: Vec<Vec<Id>>,
-    fired: Vec<Id>,
+    wheel: Vec<Pile>,
+    fired: Pile,
     tick: u64,
+}
+
+/// Ids in no order, in pieces of one size: it grows without moving what it holds.
+#[derive(Clone, Default)]
+struct Pile {
+    full: Vec<Vec<Id>>,
+    top: Vec<Id>,
+}
+
+impl Pile {
+    const PIECE: usize = 1024;
+
+    fn push(&mut self, id: Id) {
+        if self.top.len() == Self::PIECE {
+            let fresh = Vec::with_capacity(Self::PIECE);
+            self.full.push(std::mem::replace(&mut self.top, fresh));
+        }
+        self.top.push(id);
+    }
+
+    fn pop(&mut self) -> Option<Id> {
+        if self.top.is_empty() {
+            self.top = self.full.pop()?;
+        }
+        self.top.pop()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.top.is_empty() && self.full.is_empty()
+    }
+
+    /// Takes over all of `other`.
+    fn append(&mut self, other: &mut Self) {
+        self.full.append(&mut other.full);
+        if !other.top.is_empty() {
+            self.full.push(std::mem::take(&mut other.top));
+        }
+    }
 }
 
 impl Timers {
@@ -44,8 +82,8 @@ impl Timers {
         Self {
             soon: VecDeque::new(),
             reuse: VecDeque::new(),
-            wheel: vec![Vec::new(); BUCKETS],
-            fired: Vec::new(),
+            wheel: vec![Pile::default(); BUCKETS],
+            fired: Pile::default(),
             tick: 0,
         }
     }
@@ -53,13 +91,19 @@ impl Timers {
     /// Starts the wait for a verdict.
     pub fn park_verdict(&mut self, now: Timestamp, id: Id) {
         self.soon
-            .push_back((Timestamp(now.0.saturating_add(SOON)), id, Timer::Verdict));
+            .push_back((Self::soon_after(now), id, Timer::Verdict));
     }
 
     /// Starts the wait for what follows a cancel.
     pub fn park_cancel(&mut self, now: Timestamp, id: Id) {
         self.soon
-            .push_back((Timestamp(now.0.saturating_add(SOON)), id, Timer::Cancel));
+            .push_back((Self::soon_after(now), id, Timer::Cancel));
+    }
+
+    /// Starts the wait for the rest after a segment.
+    pub fn park_rest(&mut self, now: Timestamp, id: Id) {
+        self.soon
+            .push_back((Self::soon_after(now), id, Timer::Rest));
     }
 
     /// Starts the wait for the successor of a minisocket that was killed at `at`.
@@ -77,7 +121,7 @@ impl Timers {
         self.wheel[tick as usize % BUCKETS].push(id);
     }
 
-    /// The next wait that has ended by `now`: call until `None`.
+    /// The next wait of fixed length that has ended by `now`: call until `None`.
     pub fn pop(&mut self, now: Timestamp) -> Option<(Id, Timer)> {
         if self.soon.front().is_some_and(|(due, ..)| *due <= now) {
             return self.soon.pop_front().map(|(_, id, timer)| (id, timer));
@@ -85,12 +129,21 @@ impl Timers {
         if self.reuse.front().is_some_and(|(due, _)| *due <= now) {
             return self.reuse.pop_front().map(|(_, id)| (id, Timer::Reuse));
         }
-        self.turn(now);
-        self.fired.pop().map(|id| (id, Timer::Overdue))
+        None
     }
 
-    /// When [`Self::pop`] has something next; `None`: nothing is waited for.
+    /// The next end that was due by `now`, at the end of a second. There may be millions: a caller
+    /// who stops early goes on at its next call.
+    pub fn pop_overdue(&mut self, now: Timestamp) -> Option<Id> {
+        self.turn(now);
+        self.fired.pop()
+    }
+
+    /// When [`Self::pop`] or [`Self::pop_overdue`] has something next; `None`: nothing is waited for.
     pub fn next(&self) -> Option<Timestamp> {
+        if !self.fired.is_empty() {
+            return Some(Timestamp(self.tick.saturating_mul(SECOND)));
+        }
         let soon = self.soon.front().map(|(due, ..)| *due);
         let reuse = self.reuse.front().map(|(due, _)| *due);
         let bucket = (1..=BUCKETS as u64)
@@ -110,14 +163,13 @@ impl Timers {
         if target <= self.tick {
             return;
         }
-        // One turn empties every bucket, however far the time leaps.
+        // One turn empties every bucket, however far the time leaps. What is taken first is on top:
+        // the earliest.
         let last = target.min(self.tick + BUCKETS as u64);
-        for tick in self.tick + 1..=last {
+        for tick in (self.tick + 1..=last).rev() {
             self.fired.append(&mut self.wheel[tick as usize % BUCKETS]);
         }
         self.tick = target;
-        // Popped from the back: the earliest bucket first.
-        self.fired.reverse();
     }
 }
 
@@ -125,10 +177,15 @@ impl Timers {
 mod tests {
     use super::*;
 
-    fn all(timers: &mut Timers, now: u64) -> Vec<(u32, Timer)> {
-        std::iter::from_fn(|| timers.pop(Timestamp(now)))
-            .map(|(id, timer)| (id.index, timer))
-            .collect()
+    /// Places and kinds; an overdue end is of none.
+    fn all(timers: &mut Timers, now: u64) -> Vec<(u32, Option<Timer>)> {
+        let now = Timestamp(now);
+        let mut told: Vec<_> = std::iter::from_fn(|| timers.pop(now))
+            .map(|(id, timer)| (id.index, Some(timer)))
+            .collect();
+        let overdue = std::iter::from_fn(|| timers.pop_overdue(now));
+        told.extend(overdue.map(|id| (id.index, None)));
+        told
     }
 
     fn id(index: u32) -> Id {
@@ -147,10 +204,10 @@ mod tests {
         assert_eq!(timers.next(), Some(Timestamp(now.0 + SOON)));
         assert_eq!(
             all(&mut timers, now.0 + SOON),
-            [(1, Timer::Verdict), (2, Timer::Cancel)]
+            [(1, Some(Timer::Verdict)), (2, Some(Timer::Cancel))]
         );
         assert_eq!(timers.next(), Some(Timestamp(now.0 + REUSE)));
-        assert_eq!(all(&mut timers, now.0 + REUSE), [(3, Timer::Reuse)]);
+        assert_eq!(all(&mut timers, now.0 + REUSE), [(3, Some(Timer::Reuse))]);
         assert_eq!(timers.next(), None);
     }
 
@@ -161,15 +218,12 @@ mod tests {
         timers.await_end(Timestamp(567 * SECOND + 5), id(1));
         timers.await_end(Timestamp(10), id(2));
         timers.await_end(Timestamp(5_000 * SECOND), id(3));
-        assert_eq!(all(&mut timers, 501 * SECOND), [(2, Timer::Overdue)]);
+        assert_eq!(all(&mut timers, 501 * SECOND), [(2, None)]);
         assert!(all(&mut timers, 567 * SECOND + 5).is_empty());
         assert_eq!(timers.next(), Some(Timestamp(568 * SECOND)));
-        assert_eq!(all(&mut timers, 568 * SECOND), [(1, Timer::Overdue)]);
+        assert_eq!(all(&mut timers, 568 * SECOND), [(1, None)]);
         // Beyond one turn: asked again at its end, and a leap over several turns loses nothing.
         timers.await_end(Timestamp(9_000 * SECOND), id(4));
-        assert_eq!(
-            all(&mut timers, 100_000 * SECOND),
-            [(3, Timer::Overdue), (4, Timer::Overdue)]
-        );
+        assert_eq!(all(&mut timers, 100_000 * SECOND), [(3, None), (4, None)]);
     }
 }

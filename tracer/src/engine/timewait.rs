@@ -19,6 +19,7 @@
 
 use tracer_common::tcp::TcpState;
 
+use super::connection::Rest;
 use super::table::Id;
 use crate::record::EntryPrecision;
 use crate::stream;
@@ -33,14 +34,14 @@ const OVERDUE: u64 = 5_000_000_000;
 /// How exactly sock_diag tells a timer's end: milliseconds, jiffies, and the time that a batch of
 /// its answers takes.
 const TOLD_WITHIN: u64 = 100_000_000;
+/// How long what a segment has left behind bears on what follows.
+const MOMENT: u64 = 1_000_000;
 /// No timer of a minisocket is set for longer than this many jiffies; garbage is cut off here.
 const LONGEST: u64 = 1 << 32;
 
 /// What a minisocket is and was.
 #[derive(Clone, Debug)]
 pub(super) struct Minisocket {
-    /// Its kernel address; 0: not known yet.
-    pub address: u64,
     /// FIN_WAIT2 or TIME_WAIT, as shown last.
     pub substate: TcpState,
     /// It was made in FIN_WAIT2: part of that wait is the minisocket's.
@@ -172,15 +173,8 @@ pub(super) enum Change {
 
 impl Minisocket {
     /// A minisocket as it is shown first.
-    pub fn new(
-        address: u64,
-        at: Timestamp,
-        shown: &stream::Minisocket,
-        sign: Sign,
-        jiffies: Jiffies,
-    ) -> Self {
+    pub fn new(at: Timestamp, shown: &stream::Minisocket, sign: Sign, jiffies: Jiffies) -> Self {
         let mut minisocket = Self {
-            address,
             substate: shown.substate,
             began_in_fin_wait2: shown.substate == TcpState::FinWait2,
             seen_from_start: sign == Sign::Move,
@@ -211,7 +205,6 @@ impl Minisocket {
         let set_at = Timestamp(ends_at.0.saturating_sub(jiffies.nanoseconds(length)));
         let wheel = jiffies.nanoseconds(latest_expiry(length) - length);
         Self {
-            address: 0,
             substate,
             began_in_fin_wait2: substate == TcpState::FinWait2,
             seen_from_start: false,
@@ -330,6 +323,52 @@ impl Minisocket {
             .unwrap_or(Timestamp(set_at.0.saturating_add(length)))
     }
 
+    /// What it was set for last: jiffies and stamp.
+    pub fn armed(&self) -> (u64, Timestamp) {
+        self.armed
+    }
+
+    /// The timer's nominal end, in jiffies, and as sock_diag told it, while no event has shown it.
+    pub fn end_as_shown(&self) -> (u64, Option<Timestamp>) {
+        (self.expires, self.told_end)
+    }
+
+    /// A minisocket that runs, as it was before. `told_end`: its end as sock_diag told it, and when
+    /// that is overdue.
+    pub fn again(
+        substate: TcpState,
+        began: (Timestamp, u64),
+        expires: u64,
+        armed: (u64, Timestamp),
+        told_end: Option<(Timestamp, Timestamp)>,
+        jiffies: Jiffies,
+    ) -> Self {
+        let mut minisocket = Self::found(substate, Timestamp(0), began.0, jiffies);
+        minisocket.began = began;
+        minisocket.expires = expires;
+        minisocket.armed = armed;
+        minisocket.told_end = told_end.map(|(ends_at, _)| ends_at);
+        minisocket.due = match told_end {
+            Some((_, due)) => due,
+            None => minisocket.overdue(jiffies),
+        };
+        minisocket
+    }
+
+    /// When it may be put to rest. Forgets what is kept for a moment only, once that is over.
+    pub fn rest_at(&mut self, now: Timestamp) -> Rest {
+        if !matches!(self.life, Life::Running) || self.reset_sent.is_some() {
+            return Rest::No;
+        }
+        let is_past = |at: Timestamp| now.since(at) > MOMENT;
+        self.flipped_at = self.flipped_at.filter(|(at, _)| !is_past(*at));
+        self.last_segment = self.last_segment.filter(|(at, ..)| !is_past(*at));
+        match (self.flipped_at, self.last_segment) {
+            (None, None) => Rest::Now,
+            _ => Rest::Soon,
+        }
+    }
+
     /// Its end is told.
     pub fn is_over(&self) -> bool {
         matches!(self.life, Life::Ended(_))
@@ -352,14 +391,15 @@ impl Minisocket {
                 Timestamp(at.0.saturating_sub(jiffies.nanoseconds(ago))),
             );
         }
-        let latest = latest_expiry(self.expires.saturating_sub(self.armed.0));
-        self.due = Timestamp(
-            self.armed
-                .1
-                .0
-                .saturating_add(jiffies.nanoseconds(latest))
-                .saturating_add(OVERDUE),
-        );
+        self.due = self.overdue(jiffies);
+    }
+
+    /// When its end is overdue, as the timer is set.
+    fn overdue(&self, jiffies: Jiffies) -> Timestamp {
+        let (set, set_at) = self.armed;
+        let latest = latest_expiry(self.expires.saturating_sub(set));
+        let latest_at = set_at.0.saturating_add(jiffies.nanoseconds(latest));
+        Timestamp(latest_at.saturating_add(OVERDUE))
     }
 
     /// When TIME_WAIT was entered, from the entry stamp or from the timer's end.

@@ -27,7 +27,6 @@ fn shown(substate: TcpState, now: u64, set: u64) -> stream::Minisocket {
 
 fn in_fin_wait2() -> Minisocket {
     Minisocket::new(
-        1,
         at(1000),
         &shown(FinWait2, 1000, 1000),
         Sign::Move,
@@ -125,7 +124,6 @@ fn an_entry_stamp_is_read_across_the_wrap_of_its_32_bits() {
 #[test]
 fn a_refresh_counts_once_however_often_it_is_shown() {
     let mut minisocket = Minisocket::new(
-        1,
         at(1000),
         &shown(TimeWait, 1000, 1000),
         Sign::Move,
@@ -164,7 +162,7 @@ fn a_refresh_counts_once_however_often_it_is_shown() {
 
 #[test]
 fn lateness_counts_from_the_last_time_the_timer_was_set() {
-    let mut minisocket = Minisocket::new(1, at(0), &shown(TimeWait, 0, 0), Sign::Move, jiffies());
+    let mut minisocket = Minisocket::new(at(0), &shown(TimeWait, 0, 0), Sign::Move, jiffies());
     minisocket.enter(at(0), None, &shown(TimeWait, 0, 0), jiffies());
     // 60 s set for, 62.048 s at the latest, 100 ms for softirqs.
     assert!(!minisocket.is_late(at(62_148), jiffies()));
@@ -194,13 +192,8 @@ fn garbage_in_a_timer_does_not_overflow() {
         entry_stamp_ms: u32::MAX,
         tid: 0,
     };
-    let mut minisocket = Minisocket::new(
-        1,
-        Timestamp(u64::MAX),
-        &garbage,
-        Sign::Move,
-        Jiffies::new(0),
-    );
+    let mut minisocket =
+        Minisocket::new(Timestamp(u64::MAX), &garbage, Sign::Move, Jiffies::new(0));
     for sign in [Sign::Move, Sign::Segment, Sign::Silent] {
         minisocket.observe(Timestamp(u64::MAX), &garbage, sign, Jiffies::new(0));
         minisocket.is_late(Timestamp(u64::MAX), Jiffies::new(0));
