@@ -10,8 +10,6 @@
 //! decoding and the engine only: the records are made beforehand, a batch at a time, and what comes
 //! out is looked at and dropped. Each pass runs in a process of its own.
 
-#![expect(clippy::print_stderr, reason = "what a benchmark is for")]
-
 use std::env;
 use std::process::{Command, ExitCode};
 

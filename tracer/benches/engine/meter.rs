@@ -117,7 +117,7 @@ impl Calls {
     /// Makes a call.
     #[inline]
     pub fn time<R>(&mut self, call: impl FnOnce() -> R) -> R {
-        if self.total % Self::LOOK == 0 {
+        if self.total.is_multiple_of(Self::LOOK) {
             self.looked = (processor_time(), 0);
         }
         let began = wall_time();

@@ -47,8 +47,12 @@ impl Size {
 /// Transitions a second, and a plain map's lookups a second beside them.
 pub fn speed(size: Size) {
     let mut traffic = Traffic::steady(size.live);
+    let before = allocated();
     let mut subject = Subject::new();
     grow(&mut traffic, &mut subject, &mut Untimed);
+    let held = (allocated() - before) as f64 / traffic.live() as f64;
+    size.figure("steady_bytes", Bytes, Lower, vec![held])
+        .print();
     let reference = Reference::new(size.live);
     let mut lookups = Vec::new();
     let (mut transitions, mut events, mut each, mut ratios) = (vec![], vec![], vec![], vec![]);

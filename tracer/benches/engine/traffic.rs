@@ -44,8 +44,7 @@ pub enum Roles {
 }
 
 /// A connection's number, its steps made, and the jiffy of entering TIME_WAIT, in eight bytes: at
-/// ten millions the traffic must not push the engine's memory out of the caches more than the
-/// ring's own bytes do.
+/// ten millions the traffic's own memory must be next to nothing.
 #[derive(Clone, Copy)]
 struct Life(u64);
 
@@ -115,7 +114,7 @@ impl Traffic {
             roles,
             pool: Vec::with_capacity(size),
             drawn: size,
-            waiting: VecDeque::with_capacity(size),
+            waiting: VecDeque::with_capacity(size + size / 8 + 1_024),
             next: FIRST,
             now: BEGIN,
             step: lasts / (size as u64 * STEPS),
@@ -197,8 +196,8 @@ impl Traffic {
         Some(batch)
     }
 
-    /// Ends every TIME_WAIT of those that [`Self::bring_to`] brought there, in no order, for one
-    /// batch; `None`: all have ended.
+    /// Ends every TIME_WAIT of those that [`Self::bring_to`] brought there, in the order of entering,
+    /// for one batch; `None`: all have ended.
     pub fn end_all(&mut self) -> Option<Bytes> {
         while self.drawn > 0 && self.ring.bytes().len() < BATCH {
             self.drawn -= 1;

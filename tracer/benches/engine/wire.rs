@@ -134,12 +134,7 @@ impl Addresses for V6 {
 
     fn of(identity: Identity) -> Self {
         let address = |subnet: u32, host: u64| {
-            let words = [
-                0x2001_0db8,
-                subnet,
-                (host >> 32) as u32,
-                host as u32 & u32::MAX,
-            ];
+            let words = [0x2001_0db8, subnet, (host >> 32) as u32, host as u32];
             words.map(u32::to_be)
         };
         Self {
