@@ -15,6 +15,7 @@ use std::process::{Command, ExitCode};
 
 use clap::{Parser, ValueEnum};
 
+#[expect(dead_code, reason = "each benchmark has units of its own")]
 mod figure;
 mod meter;
 mod passes;
