@@ -2,11 +2,11 @@
 //! wants to know.
 
 use std::collections::VecDeque;
-use std::hash::BuildHasher as _;
 
 use foldhash::fast::RandomState;
 use tracer_common::tcp::{Flow, TcpState};
 
+use super::hash;
 use super::index::Index;
 use crate::time::Timestamp;
 
@@ -118,7 +118,7 @@ impl Memory {
     }
 
     fn number_of_flow(&self, netns: u64, flow: Flow) -> Option<u32> {
-        let hash = self.hasher.hash_one((netns, flow));
+        let hash = hash::of_flow(&self.hasher, netns, &flow);
         let is_it = |ended: &Ended| (ended.netns_cookie, ended.flow) == (netns, flow);
         self.by_flow
             .places(hash)
@@ -126,7 +126,7 @@ impl Memory {
     }
 
     fn number_of_cookie(&self, netns: u64, cookie: u64) -> Option<u32> {
-        let hash = self.hasher.hash_one((netns, cookie));
+        let hash = hash::of(&self.hasher, netns, cookie);
         let is_it = |ended: &Ended| (ended.netns_cookie, ended.cookie) == (netns, cookie);
         self.by_cookie
             .places(hash)
@@ -153,11 +153,11 @@ impl Memory {
 }
 
 fn hash_of_flow(hasher: &RandomState, ended: &Ended) -> u64 {
-    hasher.hash_one((ended.netns_cookie, ended.flow))
+    hash::of_flow(hasher, ended.netns_cookie, &ended.flow)
 }
 
 fn hash_of_cookie(hasher: &RandomState, ended: &Ended) -> u64 {
-    hasher.hash_one((ended.netns_cookie, ended.cookie))
+    hash::of(hasher, ended.netns_cookie, ended.cookie)
 }
 
 #[cfg(test)]

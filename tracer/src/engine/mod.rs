@@ -23,6 +23,7 @@ mod close;
 mod connection;
 mod ended;
 mod finished;
+mod hash;
 mod holdings;
 mod index;
 mod inventory;

@@ -4,8 +4,6 @@
 //! it but the end of its minisocket. Whatever finds one wakes it; [`Table::rest`] puts those that
 //! may to rest again.
 
-use std::hash::{BuildHasher, Hasher};
-use std::net::IpAddr;
 use std::ops::Deref;
 
 use foldhash::fast::RandomState;
@@ -14,6 +12,7 @@ use tracer_common::tcp::{Endpoint, Flow};
 use super::alike::Combinations;
 use super::arena::{Arena, Place};
 use super::connection::{Bit, Connection, Rest};
+use super::hash;
 use super::holdings::Told;
 use super::index::Index;
 use super::lexicon::{Lexicon, Who};
@@ -44,27 +43,25 @@ const KINDS: usize = 4;
 
 impl Key {
     fn hash(&self, hasher: &RandomState) -> u64 {
-        let mut state = hasher.build_hasher();
         match *self {
-            Self::Cookie(netns, name) | Self::Child(netns, name) => {
-                state.write_u64(netns);
-                state.write_u64(name);
-            }
-            Self::Flow(netns, Flow { local, peer }) => {
-                state.write_u64(netns ^ u64::from(local.port) << 32 ^ u64::from(peer.port) << 48);
-                write_address(&mut state, local.address);
-                write_address(&mut state, peer.address);
-            }
-            Self::Listener(netns, local) => {
-                state.write_u64(netns ^ u64::from(local.port) << 32);
-                write_address(&mut state, local.address);
-            }
+            Self::Cookie(netns, name) | Self::Child(netns, name) => hash::of(hasher, netns, name),
+            Self::Flow(netns, flow) => hash::of_flow(hasher, netns, &flow),
+            Self::Listener(netns, local) => hash::of_end(hasher, netns, &local),
         }
-        state.finish()
     }
 
     fn names(&self, connection: &Connection) -> bool {
-        Self::of(self.kind(), connection).as_ref() == Some(self)
+        match *self {
+            Self::Cookie(netns, cookie) => {
+                connection.cookie() == cookie && connection.netns_cookie == netns
+            }
+            Self::Flow(netns, ref flow) => {
+                connection.flow == *flow && connection.netns_cookie == netns
+            }
+            Self::Child(..) | Self::Listener(..) => {
+                Self::of(self.kind(), connection).as_ref() == Some(self)
+            }
+        }
     }
 
     fn names_packed(&self, head: &Head) -> bool {
@@ -116,13 +113,6 @@ fn by_cookie(netns: u64, cookie: u64) -> Option<Key> {
 
 fn by_flow(netns: u64, flow: Flow) -> Option<Key> {
     flow.is_known().then_some(Key::Flow(netns, flow))
-}
-
-fn write_address(state: &mut impl Hasher, address: IpAddr) {
-    match address {
-        IpAddr::V4(address) => state.write_u32(address.to_bits()),
-        IpAddr::V6(address) => state.write_u128(address.to_bits()),
-    }
 }
 
 /// The connections and an index for each kind of name. An index holds several of one name side by
@@ -542,26 +532,36 @@ impl Table {
     }
 
     fn newest(&mut self, key: Key, fits: impl Fn(&Connection) -> bool) -> Option<Id> {
-        let hash = key.hash(&self.hasher);
-        // As a rule there is one, and it is awake.
-        let mut candidates = [None; 4];
-        let mut count = 0;
-        for place in self.indices[key.kind()].places(hash) {
-            if self.is_named(place, &key)
-                && let Some(entry) = self.directory.get(place)
-            {
-                if let Some(candidate) = candidates.get_mut(count) {
-                    let version = entry.version;
-                    *candidate = Some(Id {
-                        index: place,
-                        version,
-                    });
+        let mut newest: Option<(u64, Id)> = None;
+        // Seldom there is one that rests.
+        let mut resting = [None; 4];
+        for index in self.places(key) {
+            let Some(entry) = self.directory.get(index) else {
+                continue;
+            };
+            let version = entry.version;
+            let id = Id { index, version };
+            match entry.whereabouts.told() {
+                Ok(number) => {
+                    if let Some(connection) = self.awake.get(number)
+                        && key.names(connection)
+                        && newest.is_none_or(|(serial, _)| serial < connection.serial)
+                        && fits(connection)
+                    {
+                        newest = Some((connection.serial, id));
+                    }
                 }
-                count += 1;
+                Err(place) => {
+                    let head = pack::head(self.packed.get(place), &self.combinations);
+                    if head.is_some_and(|head| key.names_packed(&head))
+                        && let Some(place) = resting.iter_mut().find(|place| place.is_none())
+                    {
+                        *place = Some(id);
+                    }
+                }
             }
         }
-        let mut newest: Option<(u64, Id)> = None;
-        for id in candidates.into_iter().flatten() {
+        for id in resting.into_iter().flatten() {
             self.wake(id);
             if let Some(connection) = self.connection(id)
                 && newest.is_none_or(|(serial, _)| serial < connection.serial)
@@ -576,20 +576,6 @@ impl Table {
     /// Places that may be named by `key`.
     fn places(&self, key: Key) -> impl Iterator<Item = u32> {
         self.indices[key.kind()].places(key.hash(&self.hasher))
-    }
-
-    fn is_named(&self, place: u32, key: &Key) -> bool {
-        let Some(entry) = self.directory.get(place) else {
-            return false;
-        };
-        match entry.whereabouts.told() {
-            Ok(number) => self
-                .awake
-                .get(number)
-                .is_some_and(|connection| key.names(connection)),
-            Err(packed) => pack::head(self.packed.get(packed), &self.combinations)
-                .is_some_and(|head| key.names_packed(&head)),
-        }
     }
 
     fn unpack(&self, place: Place) -> Option<(Connection, u16)> {
