@@ -50,7 +50,13 @@ pub fn speed(size: Size) {
     let before = allocated();
     let mut subject = Subject::new();
     grow(&mut traffic, &mut subject, &mut Untimed);
-    let held = (allocated() - before) as f64 / traffic.live() as f64;
+    let live = traffic.live() as f64;
+    assert!(
+        (0.95..1.05).contains(&(live / size.live as f64)),
+        "{live} connections live where {} were wanted",
+        size.live
+    );
+    let held = (allocated() - before) as f64 / live;
     size.figure("steady_bytes", Bytes, Lower, vec![held])
         .print();
     let reference = Reference::new(size.live);
