@@ -9,6 +9,19 @@
 //! thread has a name of its own. Times are of the thread's own (CLOCK_THREAD_CPUTIME_ID), and of
 //! decoding and the engine only: the records are made beforehand, a batch at a time, and what comes
 //! out is looked at and dropped. Each pass runs in a process of its own.
+//!
+//! - `transitions_per_second`: state changes of the kernel, which are the records of transitions and
+//!   of closes; a life has five, and 10 records (client) or 6 (server). Half of the connections wait
+//!   in TIME_WAIT, the others are drawn at random.
+//! - `transitions_per_lookup`: the same over the lookups a second in a map of as many numbers, to
+//!   compare machines by.
+//! - `…_bytes`: what is allocated a connection, the engine's indices and memories included;
+//!   `…_resident_bytes`: what the kernel gave for it.
+//! - `longest_call`: of handle_event(), handle_timeout() and poll(), the part that was this thread's
+//!   own; `longest_call_wall`: all of it. A host that takes processors away shows in both:
+//!   `longest_call_in_all_rounds` is the longest that a call took in every round, which leaves out
+//!   what falls on another call each time, such as the growth of a map with seeds of its own.
+//! - `burst/…`: all TIME_WAITs end together; `overdue/…`: their ends were lost.
 
 use std::env;
 use std::process::{Command, ExitCode};

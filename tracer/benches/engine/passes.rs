@@ -4,6 +4,7 @@ use std::hint::black_box;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
+use tracer::decode;
 
 use crate::figure::Better::{Higher, Lower};
 use crate::figure::Unit::{Bytes, Count, Ns, PerSecond, Ratio, Us};
@@ -50,11 +51,17 @@ pub fn speed(size: Size) {
     let before = allocated();
     let mut subject = Subject::new();
     grow(&mut traffic, &mut subject, &mut Untimed);
-    let held = (allocated() - before) as f64 / traffic.live() as f64;
+    let live = traffic.live() as f64;
+    assert!(
+        (0.95..1.05).contains(&(live / size.live as f64)),
+        "{live} connections live where {} were wanted",
+        size.live
+    );
+    let held = (allocated() - before) as f64 / live;
     size.figure("steady_bytes", Bytes, Lower, vec![held])
         .print();
     let reference = Reference::new(size.live);
-    let mut lookups = Vec::new();
+    let (mut lookups, mut decoding) = (vec![], vec![]);
     let (mut transitions, mut events, mut each, mut ratios) = (vec![], vec![], vec![], vec![]);
     for _ in 0..size.rounds {
         let (began, told) = (traffic.records(), traffic.told());
@@ -68,6 +75,7 @@ pub fn speed(size: Size) {
         let seconds = spent as f64 / SECOND as f64;
         let made = (traffic.records() - began) as f64;
         let speed = (traffic.told().transitions - told.transitions) as f64 / seconds;
+        decoding.push(decoding_alone(&mut traffic, &mut subject, size.records / 8));
         let looked = reference.lookups_per_second(size.records);
         transitions.push(speed);
         events.push(made / seconds);
@@ -84,6 +92,7 @@ pub fn speed(size: Size) {
     size.figure("events_per_second", PerSecond, Higher, events)
         .print();
     size.figure("event_ns", Ns, Lower, each).print();
+    size.figure("decoding_ns", Ns, Lower, decoding).print();
     size.figure("lookups_per_second", PerSecond, Higher, lookups)
         .print();
     size.figure("transitions_per_lookup", Ratio, Higher, ratios)
@@ -186,6 +195,23 @@ fn grow(traffic: &mut Traffic, subject: &mut Subject, caller: &mut impl Caller) 
         subject.take(batch, traffic.now(), caller);
     }
     subject.check(traffic, 0);
+}
+
+/// Nanoseconds that decoding takes of an event's.
+fn decoding_alone(traffic: &mut Traffic, subject: &mut Subject, records: u64) -> f64 {
+    let began = traffic.records();
+    let mut spent = 0;
+    while traffic.records() - began < records {
+        let batch = traffic.go_on();
+        let mut same = batch.clone();
+        let before = processor_time();
+        while let Some(event) = decode::next_event(&mut same) {
+            assert!(black_box(event).is_ok(), "the records can be decoded");
+        }
+        spent += processor_time() - before;
+        subject.take(batch, traffic.now(), &mut Untimed);
+    }
+    spent as f64 / (traffic.records() - began) as f64
 }
 
 /// All connections wait in TIME_WAIT, and all their timers have run out.

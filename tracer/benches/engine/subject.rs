@@ -16,6 +16,9 @@ use crate::wire::Identity;
 /// One record in so many is compared with what its connection was.
 const COMPARED: u64 = 1 << 10;
 
+/// Calls of handle_timeout() at one time.
+const ENOUGH: u64 = 1 << 28;
+
 /// Makes the engine's calls.
 pub trait Caller {
     fn call<R>(&mut self, call: impl FnOnce() -> R) -> R;
@@ -83,16 +86,20 @@ impl Subject {
         self.reach(now, caller);
     }
 
-    /// The time is `now`: what is due by then is done.
+    /// The time is `now`: what is due by then is done, in as many calls as the engine wants.
+    ///
+    /// # Panics
+    /// Where it never has enough.
     pub fn reach(&mut self, now: u64, caller: &mut impl Caller) {
         let now = Timestamp(now);
-        loop {
+        for _ in 0..ENOUGH {
             caller.call(|| self.engine.handle_timeout(now));
             self.poll(caller);
             if self.engine.poll_timeout().is_none_or(|due| due > now) {
                 return;
             }
         }
+        panic!("the engine has always something more to do at one time");
     }
 
     fn poll(&mut self, caller: &mut impl Caller) {

@@ -131,11 +131,12 @@ impl Traffic {
 
     /// Traffic that goes on with `size` connections, half of which wait in TIME_WAIT.
     ///
-    /// With a step at each draw, and one entry into TIME_WAIT in two lives of [`STEPS`] steps each,
-    /// that many are entered within [`DWELL`].
+    /// Of those that are drawn from, one in [`STEPS`] has not opened yet. A step at each draw, and
+    /// one entry into TIME_WAIT in two lives: so many are entered within [`DWELL`].
     pub fn steady(size: usize) -> Self {
         let half = size / 2;
-        let mut traffic = Self::new(Roles::Both, half, 0);
+        let drawn = half + half / (STEPS as usize - 1);
+        let mut traffic = Self::new(Roles::Both, drawn, 0);
         traffic.step = DWELL / (half as u64 * 2 * STEPS);
         traffic
     }
