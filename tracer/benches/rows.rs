@@ -20,7 +20,11 @@ use tracer_common::tcp::TcpState;
 
 use crate::samples::WALL;
 
-#[expect(dead_code, reason = "the tests of the outputs show more of them")]
+#[expect(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "it is part of the tests of the outputs"
+)]
 #[path = "../tests/outputs/samples.rs"]
 mod samples;
 
@@ -156,7 +160,10 @@ fn measure(length: Duration, mut round: impl FnMut()) -> f64 {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a benchmark measures the real time")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a benchmark measures the real time"
+)]
 fn now() -> Instant {
     Instant::now()
 }
