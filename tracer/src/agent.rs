@@ -38,11 +38,14 @@ const ACCOUNTS_IDLE: Duration = Duration::from_secs(5);
 /// # Errors
 /// Where nothing can be traced, or stdout cannot be written.
 pub async fn watch(config: WatchConfig) -> anyhow::Result<Option<Summary>> {
-    let writer = Writer::new(
-        config.format,
-        Terminal::stdout(config.color),
-        config.transitions,
-    );
+    let writer = match config.summary {
+        true => Writer::of_summary(config.format),
+        false => Writer::new(
+            config.format,
+            Terminal::stdout(config.color),
+            config.transitions,
+        ),
+    };
     let plan = Plan {
         settings: Settings {
             without: &config.without,
@@ -52,8 +55,8 @@ pub async fn watch(config: WatchConfig) -> anyhow::Result<Option<Summary>> {
         filter: config.filter,
         transitions: config.transitions,
         duration: config.duration,
-        // NDJSON has lines of its own for it.
-        tells_skips: config.format == Format::Table,
+        // Rows of NDJSON come with lines of their own for it.
+        tells_skips: config.format == Format::Table || config.summary,
         greeting: None,
     };
     let outcome = trace(&plan, writer).await?;
@@ -121,7 +124,7 @@ async fn trace<C: Consumer>(plan: &Plan<'_>, consumer: C) -> anyhow::Result<Opti
     let mut session = Session {
         probes,
         reader,
-        resolver: Resolver::new(),
+        resolver: pipeline.wants_names().then(Resolver::new),
         inventories: Inventories::new(started),
         readings: C::WANTS_READINGS.then(|| Readings::new(started)),
         pipeline,
@@ -212,7 +215,8 @@ enum Stopped {
 struct Session<C> {
     probes: Probes,
     reader: Reader,
-    resolver: Resolver,
+    /// Where somebody wants names.
+    resolver: Option<Resolver>,
     inventories: Inventories,
     /// Where somebody wants them.
     readings: Option<Readings>,
@@ -319,14 +323,15 @@ impl<C: Consumer> Session<C> {
             lost,
         } = batch;
         while let Some(event) = decode::next_event(&mut records) {
-            match event {
+            match &event {
                 Ok(event) => {
-                    self.resolver.resolve(&event, |name| {
-                        self.pipeline
-                            .handle(&StreamRecord::Name(name), &mut self.out);
-                    });
-                    self.pipeline
-                        .handle(&StreamRecord::Event(event), &mut self.out);
+                    if let Some(resolver) = &mut self.resolver {
+                        resolver.resolve(event, |name| {
+                            self.pipeline
+                                .handle(&StreamRecord::Name(name), &mut self.out);
+                        });
+                    }
+                    self.pipeline.handle_event(event, &mut self.out);
                 }
                 Err(error) => {
                     self.pipeline.handle_undecodable();
@@ -351,12 +356,13 @@ impl<C: Consumer> Session<C> {
     /// Feeds what a sweep has brought, once no event of its time is still to come.
     fn feed_inventory(&mut self, watermark: Timestamp) {
         if let Some(record) = self.inventories.release(watermark) {
-            if let StreamRecord::Inventory(inventory) = &record {
-                self.resolver
-                    .resolve_inventory(inventory, watermark, |name| {
-                        self.pipeline
-                            .handle(&StreamRecord::Name(name), &mut self.out);
-                    });
+            if let StreamRecord::Inventory(inventory) = &record
+                && let Some(resolver) = &mut self.resolver
+            {
+                resolver.resolve_inventory(inventory, watermark, |name| {
+                    self.pipeline
+                        .handle(&StreamRecord::Name(name), &mut self.out);
+                });
             }
             self.pipeline.handle(&record, &mut self.out);
             if let (StreamRecord::Swept(sweep), Some(told)) = (&record, &mut self.skips_told) {

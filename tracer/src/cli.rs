@@ -78,6 +78,12 @@ pub struct WatchArgs {
     /// The first line is of type meta, the last of type summary.
     #[arg(long, env = "TRACER_JSON", value_parser = FalseyValueParser::new())]
     pub json: bool,
+    /// Show the account of the whole run alone, and no rows.
+    ///
+    /// It is the line that stderr gets at the end; with --json what remains on stdout are the lines
+    /// of type meta, loss and summary. The cheapest way to watch: nothing is formatted.
+    #[arg(long, env = "TRACER_SUMMARY", value_parser = FalseyValueParser::new())]
+    pub summary: bool,
     /// Stop after this time.
     ///
     /// Such as 500ms, 10s, 2m or 1h30m. Without it: until Ctrl-C.
@@ -324,6 +330,7 @@ Examples:
   tracer watch --peer 10.0.0.0/8 --port 3306,5432
   tracer watch --netns web --kind timed_out
   tracer watch --transitions --comm nginx
+  tracer watch --summary --duration 1m
   tracer watch --json --duration 1m | jq 'select(.type == \"end\") | .time_wait.dwell_ns'
 
 Exit status:

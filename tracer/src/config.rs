@@ -39,6 +39,8 @@ pub struct WatchConfig {
     pub transitions: bool,
     /// Whether failed system calls are told.
     pub calls: bool,
+    /// Whether there are no rows: neither closes nor transitions nor calls.
+    pub summary: bool,
     /// How long; `None`: until a signal.
     pub duration: Option<Duration>,
     /// Size of the ring buffer.
@@ -56,8 +58,9 @@ impl TryFrom<WatchArgs> for WatchConfig {
         Ok(Self {
             filter: args.filter.try_into()?,
             format: format(args.json),
-            transitions: args.transitions,
-            calls: args.calls,
+            transitions: args.transitions && !args.summary,
+            calls: args.calls && !args.summary,
+            summary: args.summary,
             duration: args.duration.map(|Span(duration)| duration),
             buffer: args.tracing.buffer,
             without: args.tracing.without,

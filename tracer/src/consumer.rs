@@ -17,6 +17,16 @@ pub trait Consumer {
     /// Whether it wants [`Self::namespace`].
     const WANTS_READINGS: bool = false;
 
+    /// Whether it wants any [`Self::transition`], [`Self::close`], [`Self::end`] or [`Self::call`].
+    fn wants_rows(&self) -> bool {
+        true
+    }
+
+    /// Whether it wants [`Self::name`]: looking names up costs something with every event.
+    fn wants_names(&self) -> bool {
+        false
+    }
+
     /// What comes first, once.
     fn meta(&mut self, meta: &Meta, started: Timestamp, wall: WallOffset, out: &mut BytesMut);
 

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf as _, Bytes};
 use tracer_common::event::{CloseFacts, Header, Kind, calls};
 use tracer_common::tcp::{Endpoint, Flow, TcpState};
 
@@ -51,7 +51,6 @@ pub fn next_event(batch: &mut Bytes) -> Option<Result<Event, DecodeError>> {
     if have == 0 {
         return None;
     }
-    let (kind, family) = (batch[0], batch.get(1).copied().unwrap_or(0));
     let len = batch
         .get(2..4)
         .map_or(0, |bytes| u16::from_ne_bytes([bytes[0], bytes[1]]));
@@ -59,57 +58,49 @@ pub fn next_event(batch: &mut Bytes) -> Option<Result<Event, DecodeError>> {
         batch.clear();
         return Some(Err(DecodeError::Length { len, have }));
     }
-    let result = event(&mut &batch[..len.into()], kind, family);
+    let result = event(&batch[..len.into()]);
     batch.advance(len.into());
     Some(result)
 }
 
-fn event(record: &mut impl Buf, kind: u8, family: u8) -> Result<Event, DecodeError> {
+/// Decodes one whole record. All but what is rare is compiled into one function: a part that is put
+/// together in a place of its own would be copied from there before its last field has arrived in
+/// memory, and that wait costs more than all else.
+#[inline(always)]
+fn event(bytes: &[u8]) -> Result<Event, DecodeError> {
+    let kind = bytes.first().copied().unwrap_or(0);
     let kind = Kind::from_number(kind).ok_or(DecodeError::UnknownKind(kind))?;
-    let addresses = match family {
-        0 if kind == Kind::Task => 0,
-        4 => 8,
-        6 => 32,
+    let mut record = Record {
+        rest: bytes,
+        have: bytes.len(),
+        kind,
+    };
+    let mut start = record.fields::<{ HEADER + 16 }>()?;
+    let [_kind, family] = start.array();
+    let _len = start.u16();
+    let cpu = start.u16();
+    let flags = start.u16();
+    let seq = start.u32();
+    let netns = start.u32();
+    let at = Timestamp(start.u64());
+    let netns_cookie = start.u64();
+    let address = start.u64();
+    let cookie = start.u64();
+    let family = match family {
+        4 => Family::V4,
+        6 => Family::V6,
+        0 if kind == Kind::Task => Family::None,
         other => return Err(DecodeError::UnknownFamily(other)),
     };
-    let fields = HEADER
-        + addresses
-        + match kind {
-            Kind::Transition => 24,
-            Kind::Close => 24 + size_of::<CloseFacts>(),
-            Kind::Task => 72,
-            Kind::TimerStart
-            | Kind::TimerCancel
-            | Kind::TimerExpire
-            | Kind::Segment
-            | Kind::Schedule => 48,
-            Kind::ResetReceived | Kind::ResetSent => 32,
-            Kind::CallFailed => 88,
-        };
-    if record.remaining() < fields {
-        return Err(DecodeError::Short {
-            kind: kind as u8,
-            have: record.remaining(),
-        });
-    }
-    record.advance(4);
-    let cpu = record.get_u16_ne();
-    let flags = record.get_u16_ne();
-    let seq = record.get_u32_ne();
-    let netns = record.get_u32_ne();
-    let at = Timestamp(record.get_u64_ne());
-    let netns_cookie = record.get_u64_ne();
-    let address = record.get_u64_ne();
-    let cookie = record.get_u64_ne();
     let (flow, body) = match kind {
-        Kind::Transition | Kind::Close => transition(record, kind, family)?,
+        Kind::Transition | Kind::Close => transition(record, family)?,
         Kind::Task => (UNKNOWN_FLOW, task(record)?),
-        Kind::ResetReceived | Kind::ResetSent => reset(record, kind, family),
+        Kind::ResetReceived | Kind::ResetSent => reset(record, family)?,
         Kind::TimerStart
         | Kind::TimerCancel
         | Kind::TimerExpire
         | Kind::Segment
-        | Kind::Schedule => minisocket(record, kind, family)?,
+        | Kind::Schedule => minisocket(record, family)?,
         Kind::CallFailed => failed_call(record, family)?,
     };
     let socket = Socket {
@@ -129,86 +120,181 @@ fn event(record: &mut impl Buf, kind: u8, family: u8) -> Result<Event, DecodeErr
     })
 }
 
-fn transition(record: &mut impl Buf, kind: Kind, family: u8) -> Result<(Flow, Body), DecodeError> {
-    let from = state(record.get_u8())?;
-    let to = record.get_u8();
-    let detail = record.get_u8();
-    record.advance(1);
-    let flow = flow(record, family);
-    if kind == Kind::Close {
-        return Ok((
-            flow,
-            Body::Close {
-                from,
-                facts: close_facts(record),
-            },
-        ));
+/// Which addresses a record bears.
+#[derive(Clone, Copy)]
+enum Family {
+    None,
+    V4,
+    V6,
+}
+
+/// What has not been read of a record yet.
+struct Record<'a> {
+    rest: &'a [u8],
+    /// Bytes of the whole.
+    have: usize,
+    kind: Kind,
+}
+
+impl<'a> Record<'a> {
+    /// The next `N` bytes: the one place where the length is checked.
+    #[inline(always)]
+    fn fields<const N: usize>(&mut self) -> Result<Fields<'a, N>, DecodeError> {
+        let (bytes, rest) = self.rest.split_first_chunk().ok_or(DecodeError::Short {
+            kind: self.kind as u8,
+            have: self.have,
+        })?;
+        self.rest = rest;
+        Ok(Fields { bytes, at: 0 })
     }
-    Ok((
-        flow,
-        Body::Transition {
+
+    /// The next bytes as addresses, of these ports.
+    #[inline(always)]
+    fn flow(&mut self, family: Family, local: u16, peer: u16) -> Result<Flow, DecodeError> {
+        let (local_address, peer_address) = match family {
+            Family::V4 => {
+                let mut both = self.fields::<8>()?;
+                let [local, peer] = [both.array::<4>(), both.array()];
+                (local.into(), peer.into())
+            }
+            Family::V6 => {
+                let mut both = self.fields::<32>()?;
+                let [local, peer] = [both.array::<16>(), both.array()];
+                (local.into(), peer.into())
+            }
+            Family::None => return Ok(UNKNOWN_FLOW),
+        };
+        Ok(Flow {
+            local: Endpoint {
+                address: local_address,
+                port: local,
+            },
+            peer: Endpoint {
+                address: peer_address,
+                port: peer,
+            },
+        })
+    }
+}
+
+/// Fields that lie one behind the other, in the host's byte order. The length is known where this is
+/// compiled, and so is where each field lies: reading one checks nothing.
+struct Fields<'a, const N: usize> {
+    bytes: &'a [u8; N],
+    at: usize,
+}
+
+impl<const N: usize> Fields<'_, N> {
+    #[inline(always)]
+    fn array<const K: usize>(&mut self) -> [u8; K] {
+        let mut array = [0; K];
+        array.copy_from_slice(&self.bytes[self.at..self.at + K]);
+        self.at += K;
+        array
+    }
+
+    #[inline(always)]
+    fn u8(&mut self) -> u8 {
+        let [byte] = self.array();
+        byte
+    }
+
+    #[inline(always)]
+    fn u16(&mut self) -> u16 {
+        u16::from_ne_bytes(self.array())
+    }
+
+    #[inline(always)]
+    fn u32(&mut self) -> u32 {
+        u32::from_ne_bytes(self.array())
+    }
+
+    #[inline(always)]
+    fn u64(&mut self) -> u64 {
+        u64::from_ne_bytes(self.array())
+    }
+}
+
+#[inline(always)]
+fn transition(mut record: Record<'_>, family: Family) -> Result<(Flow, Body), DecodeError> {
+    let mut fields = record.fields::<8>()?;
+    let from = state(fields.u8())?;
+    let to = fields.u8();
+    let detail = fields.u8();
+    let _padding = fields.u8();
+    let (local, peer) = (fields.u16(), fields.u16());
+    let flow = record.flow(family, local, peer)?;
+    let body = match record.kind {
+        Kind::Close => Body::Close {
+            from,
+            facts: close_facts(record.fields()?),
+        },
+        _ => Body::Transition {
             from,
             to: state(to)?,
             detail,
         },
-    ))
+    };
+    Ok((flow, body))
 }
 
-fn close_facts(record: &mut impl Buf) -> CloseFacts {
+#[inline(always)]
+fn close_facts(mut fields: Fields<'_, { size_of::<CloseFacts>() }>) -> CloseFacts {
     CloseFacts {
-        error: record.get_u16_ne(),
-        soft_error: record.get_u16_ne(),
-        marks: record.get_u16_ne(),
-        retransmits: record.get_u8(),
-        probes_out: record.get_u8(),
-        linger2: record.get_i32_ne(),
-        user_timeout_ms: record.get_u32_ne(),
-        unread: record.get_u32_ne(),
-        segs_out: record.get_u32_ne(),
-        segs_in: record.get_u32_ne(),
-        total_retransmits: record.get_u32_ne(),
-        srtt_us: record.get_u32_ne(),
-        min_rtt_us: record.get_u32_ne(),
-        bytes_sent: record.get_u64_ne(),
-        bytes_received: record.get_u64_ne(),
-        cgroup: record.get_u64_ne(),
-        uid: record.get_u32_ne(),
-        shutdown: record.get_u8(),
+        error: fields.u16(),
+        soft_error: fields.u16(),
+        marks: fields.u16(),
+        retransmits: fields.u8(),
+        probes_out: fields.u8(),
+        linger2: i32::from_ne_bytes(fields.array()),
+        user_timeout_ms: fields.u32(),
+        unread: fields.u32(),
+        segs_out: fields.u32(),
+        segs_in: fields.u32(),
+        total_retransmits: fields.u32(),
+        srtt_us: fields.u32(),
+        min_rtt_us: fields.u32(),
+        bytes_sent: fields.u64(),
+        bytes_received: fields.u64(),
+        cgroup: fields.u64(),
+        uid: fields.u32(),
+        shutdown: fields.u8(),
         padding: [0; 3],
     }
 }
 
-fn task(record: &mut impl Buf) -> Result<Body, DecodeError> {
-    let pid = record.get_u32_ne();
-    let tid = record.get_u32_ne();
-    let uid = record.get_u32_ne();
-    let from = state(record.get_u8())?;
-    let to = state(record.get_u8())?;
-    record.advance(2);
-    let cgroup = record.get_u64_ne();
-    let (mut comm, mut name) = ([0; 16], [0; 16]);
-    record.copy_to_slice(&mut comm);
-    record.copy_to_slice(&mut name);
+#[inline(always)]
+fn task(mut record: Record<'_>) -> Result<Body, DecodeError> {
+    let mut fields = record.fields::<56>()?;
+    let pid = fields.u32();
+    let tid = fields.u32();
+    let uid = fields.u32();
+    let from = state(fields.u8())?;
+    let to = state(fields.u8())?;
+    let _padding = fields.u16();
     Ok(Body::Task(Task {
         pid,
         tid,
         uid,
-        cgroup,
+        cgroup: fields.u64(),
         from,
         to,
-        comm,
-        name,
+        comm: fields.array(),
+        name: fields.array(),
     }))
 }
 
-fn minisocket(record: &mut impl Buf, kind: Kind, family: u8) -> Result<(Flow, Body), DecodeError> {
-    let expires = record.get_u64_ne();
-    let jiffies = record.get_u64_ne();
-    let entry_stamp_ms = record.get_u32_ne();
-    let tid = record.get_u32_ne();
-    let substate = state(record.get_u8())?;
-    let tcp_flags = record.get_u8();
-    let payload = record.get_u16_ne();
+#[inline(always)]
+fn minisocket(mut record: Record<'_>, family: Family) -> Result<(Flow, Body), DecodeError> {
+    let mut fields = record.fields::<32>()?;
+    let expires = fields.u64();
+    let jiffies = fields.u64();
+    let entry_stamp_ms = fields.u32();
+    let tid = fields.u32();
+    let substate = state(fields.u8())?;
+    let tcp_flags = fields.u8();
+    let payload = fields.u16();
+    let (local, peer) = (fields.u16(), fields.u16());
     let minisocket = Minisocket {
         substate,
         expires,
@@ -216,7 +302,7 @@ fn minisocket(record: &mut impl Buf, kind: Kind, family: u8) -> Result<(Flow, Bo
         entry_stamp_ms,
         tid,
     };
-    let body = match kind {
+    let body = match record.kind {
         Kind::TimerStart => Body::TimerStart(minisocket),
         Kind::TimerCancel => Body::TimerCancel(minisocket),
         Kind::TimerExpire => Body::TimerExpire(minisocket),
@@ -227,51 +313,49 @@ fn minisocket(record: &mut impl Buf, kind: Kind, family: u8) -> Result<(Flow, Bo
             payload,
         },
     };
-    Ok((flow(record, family), body))
+    Ok((record.flow(family, local, peer)?, body))
 }
 
-fn reset(record: &mut impl Buf, kind: Kind, family: u8) -> (Flow, Body) {
-    let state = record.get_u8();
-    let answers_segment = record.get_u8() != 0;
-    record.advance(2);
-    let (local, peer) = (record.get_u16_ne(), record.get_u16_ne());
-    let reason = record.get_u32_ne().checked_sub(1);
-    record.advance(4);
-    let body = if kind == Kind::ResetReceived {
-        Body::ResetReceived { state }
-    } else {
-        Body::ResetSent {
+#[inline(always)]
+fn reset(mut record: Record<'_>, family: Family) -> Result<(Flow, Body), DecodeError> {
+    let mut fields = record.fields::<16>()?;
+    let state = fields.u8();
+    let answers_segment = fields.u8() != 0;
+    let _padding = fields.u16();
+    let (local, peer) = (fields.u16(), fields.u16());
+    let reason = fields.u32().checked_sub(1);
+    let body = match record.kind {
+        Kind::ResetReceived => Body::ResetReceived { state },
+        _ => Body::ResetSent {
             state,
             answers_segment,
             reason,
-        }
+        },
     };
-    (addresses(record, family, local, peer), body)
+    Ok((record.flow(family, local, peer)?, body))
 }
 
-fn failed_call(record: &mut impl Buf, family: u8) -> Result<(Flow, Body), DecodeError> {
-    let (pid, tid) = (record.get_u32_ne(), record.get_u32_ne());
-    let errno = record.get_u16_ne();
-    let call = match record.get_u8() {
+fn failed_call(mut record: Record<'_>, family: Family) -> Result<(Flow, Body), DecodeError> {
+    let mut fields = record.fields::<72>()?;
+    let (pid, tid) = (fields.u32(), fields.u32());
+    let errno = fields.u16();
+    let call = match fields.u8() {
         calls::CONNECT => Call::Connect,
         calls::BIND => Call::Bind,
         calls::SOCKET => Call::Socket,
         calls::ACCEPT => Call::Accept,
         other => return Err(DecodeError::UnknownCall(other)),
     };
-    let state = match record.get_u8() {
+    let state = match fields.u8() {
         0 => None,
         number => Some(state(number)?),
     };
-    let asked_family = record.get_u8();
-    record.advance(1);
-    let asked_port = record.get_u16_ne();
-    let (local, peer) = (record.get_u16_ne(), record.get_u16_ne());
-    record.advance(4);
-    let (mut asked, mut comm, mut name) = ([0; 16], [0; 16], [0; 16]);
-    record.copy_to_slice(&mut asked);
-    record.copy_to_slice(&mut comm);
-    record.copy_to_slice(&mut name);
+    let asked_family = fields.u8();
+    let _padding = fields.u8();
+    let asked_port = fields.u16();
+    let (local, peer) = (fields.u16(), fields.u16());
+    let _padding = fields.u32();
+    let asked: [u8; 16] = fields.array();
     let asked: Option<IpAddr> = match asked_family {
         0 => None,
         4 => Some(Ipv4Addr::new(asked[0], asked[1], asked[2], asked[3]).into()),
@@ -285,42 +369,10 @@ fn failed_call(record: &mut impl Buf, family: u8) -> Result<(Flow, Body), Decode
         state,
         pid,
         tid,
-        comm,
-        name,
+        comm: fields.array(),
+        name: fields.array(),
     };
-    Ok((
-        addresses(record, family, local, peer),
-        Body::CallFailed(failed),
-    ))
-}
-
-/// Ports, then addresses.
-fn flow(record: &mut impl Buf, family: u8) -> Flow {
-    let (local, peer) = (record.get_u16_ne(), record.get_u16_ne());
-    addresses(record, family, local, peer)
-}
-
-fn addresses(record: &mut impl Buf, family: u8, local: u16, peer: u16) -> Flow {
-    let mut address = || -> IpAddr {
-        if family == 6 {
-            let mut octets = [0; 16];
-            record.copy_to_slice(&mut octets);
-            Ipv6Addr::from(octets).into()
-        } else {
-            let mut octets = [0; 4];
-            record.copy_to_slice(&mut octets);
-            Ipv4Addr::from(octets).into()
-        }
-    };
-    let local = Endpoint {
-        address: address(),
-        port: local,
-    };
-    let peer = Endpoint {
-        address: address(),
-        port: peer,
-    };
-    Flow { local, peer }
+    Ok((record.flow(family, local, peer)?, Body::CallFailed(failed)))
 }
 
 const UNKNOWN_FLOW: Flow = {
@@ -334,6 +386,7 @@ const UNKNOWN_FLOW: Flow = {
     }
 };
 
+#[inline(always)]
 fn state(number: u8) -> Result<TcpState, DecodeError> {
     TcpState::from_number(number).ok_or(DecodeError::UnknownState(number))
 }

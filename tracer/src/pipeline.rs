@@ -10,7 +10,7 @@ use crate::filter::Filter;
 use crate::output::{Loss, Summary};
 use crate::probes::{RESET_PROBES, SCHEDULE_PROBE, SEGMENT_PROBE, TIMER_PROBES};
 use crate::record::CloseKind;
-use crate::stream::{AccountReading, Meta, Purpose, Skipped, StreamRecord, Sweep};
+use crate::stream::{AccountReading, Event, Meta, Purpose, Skipped, StreamRecord, Sweep};
 use crate::time::{Timestamp, WallOffset};
 
 /// The engine between the stream and a consumer.
@@ -73,10 +73,7 @@ impl<C: Consumer> Pipeline<C> {
     /// Takes the next record of the stream and appends what it leads to.
     pub fn handle(&mut self, record: &StreamRecord, out: &mut BytesMut) {
         match record {
-            StreamRecord::Event(event) => {
-                self.received += 1;
-                self.engine.handle_event(event);
-            }
+            StreamRecord::Event(event) => return self.handle_event(event, out),
             StreamRecord::Lost(now) => self.engine.handle_loss(*now),
             StreamRecord::Watermark(now) => self.engine.handle_timeout(*now),
             StreamRecord::Inventory(inventory) => {
@@ -100,6 +97,19 @@ impl<C: Consumer> Pipeline<C> {
             StreamRecord::Meta(_) => {}
         }
         self.write_outputs(out);
+    }
+
+    /// The same as [`StreamRecord::Event`], of which there are many: none need be copied into one.
+    pub fn handle_event(&mut self, event: &Event, out: &mut BytesMut) {
+        self.received += 1;
+        self.engine.handle_event(event);
+        self.write_outputs(out);
+    }
+
+    /// Whether [`StreamRecord::Name`] is of use.
+    #[must_use]
+    pub fn wants_names(&self) -> bool {
+        self.consumer.wants_names() || self.filter.needs_names()
     }
 
     /// The consumer has all that it wants.
@@ -150,19 +160,25 @@ impl<C: Consumer> Pipeline<C> {
         while let Some(output) = self.engine.poll() {
             match output {
                 Output::Transition(row) => {
-                    if self.filter.matches_transition(&row, &self.names) {
+                    if self.consumer.wants_rows()
+                        && self.filter.matches_transition(&row, &self.names)
+                    {
                         self.consumer.transition(&row, self.wall, out);
                     }
                 }
                 Output::Close(record) => {
                     self.closed_by_kind[record.close.kind as usize] += 1;
-                    if self.filter.matches_record(&record, &self.names) {
+                    if self.consumer.wants_rows()
+                        && self.filter.matches_record(&record, &self.names)
+                    {
                         self.consumer.close(&record, self.wall, out);
                     }
                 }
                 Output::End(record) => {
                     self.time_waits_ended += u64::from(record.time_wait.is_some());
-                    if self.filter.matches_record(&record, &self.names) {
+                    if self.consumer.wants_rows()
+                        && self.filter.matches_record(&record, &self.names)
+                    {
                         self.consumer.end(&record, self.wall, out);
                     }
                 }

@@ -4,7 +4,7 @@
 use std::io;
 use std::path::Path;
 
-use aya::maps::{Array, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{Array, MapData, MapError, PerCpuArray};
 use aya::programs::fexit::FExitLinkId;
 use aya::programs::tp_btf::BtfTracePointLinkId;
 use aya::programs::trace_point::{TracePointError, TracePointLinkId};
@@ -132,7 +132,7 @@ enum Link {
 /// What the reader needs of the kernel side.
 pub struct Ring {
     /// The ring buffer.
-    pub events: RingBuf<MapData>,
+    pub events: MapData,
     /// 1 while the reader sleeps.
     pub parked: Array<MapData, u32>,
     /// One [`Losses`](tracer_common::event::Losses), which can be mapped.
@@ -191,7 +191,10 @@ impl Probes {
             });
         }
         let ring = Ring {
-            events: take(&mut ebpf, "EVENTS")?,
+            events: match ebpf.take_map("EVENTS") {
+                Some(aya::maps::Map::RingBuf(events)) => events,
+                _ => return Err(ProbeError::NoMap("EVENTS")),
+            },
             parked: take(&mut ebpf, "PARKED")?,
             losses: match ebpf.take_map("LOSSES") {
                 Some(aya::maps::Map::Array(losses)) => losses,

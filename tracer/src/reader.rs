@@ -3,13 +3,11 @@
 
 use std::io;
 use std::mem::offset_of;
-use std::os::fd::{AsFd as _, BorrowedFd};
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
-use aya::maps::{Array, MapData, MapError, RingBuf};
+use aya::maps::{Array, MapData, MapError};
 use bytes::{Bytes, BytesMut};
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{sleep, timeout};
@@ -19,8 +17,16 @@ use crate::clock;
 use crate::probes::Ring;
 use crate::time::Timestamp;
 
+mod pages;
+mod shared;
+
+use pages::Pages;
+use shared::Shared;
+
 /// Bytes that a batch holds at most, but for its last record.
 const BATCH: usize = 256 << 10;
+/// Room for that.
+const LAST: usize = 4096;
 /// How long the reader stays awake without asking to be woken, once it has been woken often.
 const WINDOW: Duration = Duration::from_millis(5);
 
@@ -38,9 +44,10 @@ pub struct Batch {
 
 /// The one consumer of the ring.
 pub struct Reader {
-    ring: AsyncFd<RingBuf<MapData>>,
+    /// To be woken by.
+    ring: AsyncFd<OwnedFd>,
     parked: Array<MapData, u32>,
-    positions: Positions,
+    pages: Pages,
     losses: UntoldLosses,
     pace: Pace,
     buffer: BytesMut,
@@ -59,17 +66,20 @@ impl Reader {
             parked,
             losses,
         } = ring;
-        let positions = Positions::map(&events)?;
+        let size = events.info().map_err(io_error)?.max_entries();
+        let ring = events.fd().as_fd();
+        let pages = Pages::map(ring, size)?;
+        let ring = ring.try_clone_to_owned()?;
         let losses = UntoldLosses::map(&losses)?;
-        // SAFETY: a RingBuf owns its descriptor and answers with the same one as long as it lives.
-        let ring = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }?;
+        // SAFETY: an OwnedFd answers with the same descriptor as long as it lives.
+        let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?;
         Ok(Self {
             ring,
             parked,
-            positions,
+            pages,
             losses,
             pace: Pace::new(clock::monotonic()),
-            buffer: BytesMut::with_capacity(BATCH + 4096),
+            buffer: BytesMut::with_capacity(BATCH + LAST),
             last_was_full: false,
         })
     }
@@ -101,15 +111,11 @@ impl Reader {
         // found its place before `target`.
         let now = clock::monotonic();
         let losses = self.losses.read();
-        let target = self.positions.producer();
-        let ring = self.ring.get_mut();
-        while self.positions.consumer() != target && self.buffer.len() < BATCH {
-            let Some(record) = ring.next() else { break };
-            self.buffer.extend_from_slice(&record);
-        }
-        let is_drained = self.positions.consumer() == target;
+        let target = self.pages.producer();
+        // The batch before is gone by now, and its room is free again.
+        self.buffer.reserve(BATCH + LAST);
+        let is_drained = self.pages.take(target, BATCH, &mut self.buffer);
         let records = self.buffer.split().freeze();
-        self.buffer.reserve(BATCH + 4096);
         Batch {
             records,
             watermark: is_drained.then_some(now),
@@ -127,7 +133,7 @@ impl Reader {
         }
         self.set_parked(1)?;
         // A record whose place was reserved before the flag was set wakes nobody.
-        if self.positions.producer() != self.positions.consumer() {
+        if self.pages.producer() != self.pages.consumer() {
             return self.set_parked(0);
         }
         let readable = async {
@@ -144,10 +150,14 @@ impl Reader {
     }
 
     fn set_parked(&mut self, value: u32) -> io::Result<()> {
-        self.parked.set(0, value, 0).map_err(|error| match error {
-            MapError::SyscallError(error) => error.io_error,
-            other => io::Error::other(other),
-        })
+        self.parked.set(0, value, 0).map_err(io_error)
+    }
+}
+
+fn io_error(error: MapError) -> io::Error {
+    match error {
+        MapError::SyscallError(error) => error.io_error,
+        other => io::Error::other(other),
     }
 }
 
@@ -183,49 +193,23 @@ impl Pace {
     }
 }
 
-/// The ring's two positions, which aya keeps to itself.
-struct Positions {
-    consumer: Page,
-    producer: Page,
-}
-
-impl Positions {
-    fn map(ring: &RingBuf<MapData>) -> io::Result<Self> {
-        Ok(Self {
-            consumer: Page::map(ring.as_fd(), 0)?,
-            producer: Page::map(ring.as_fd(), rustix::param::page_size() as u64)?,
-        })
-    }
-
-    fn consumer(&self) -> u64 {
-        self.consumer.load()
-    }
-
-    fn producer(&self) -> u64 {
-        // The flag that says "parked" was set before this look, by a system call: see must_wake()
-        // on the kernel's side.
-        fence(Ordering::SeqCst);
-        self.producer.load()
-    }
-}
-
 /// The kernel side's mark of losses that no record has told, and what was told of it.
 struct UntoldLosses {
-    page: Page,
+    page: Shared,
     known: u32,
 }
 
 impl UntoldLosses {
     fn map(losses: &MapData) -> io::Result<Self> {
         Ok(Self {
-            page: Page::map(losses.fd().as_fd(), 0)?,
+            page: Shared::map(losses.fd().as_fd(), 0, rustix::param::page_size())?,
             known: 0,
         })
     }
 
     /// Both counts at one time.
     fn read(&self) -> Losses {
-        let bytes = self.page.load().to_ne_bytes();
+        let bytes = self.page.load_u64(0).to_ne_bytes();
         let word = |at: usize| {
             u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
         };
@@ -245,48 +229,6 @@ impl UntoldLosses {
 
 const fn are_news(losses: Losses, known: u32) -> bool {
     losses.lost != losses.told && losses.lost != known
-}
-
-/// A page of a map, of which the first word is read.
-struct Page {
-    address: *const u64,
-    size: usize,
-}
-
-// SAFETY: the page is only read, by atomic loads, and unmapped once, at drop.
-unsafe impl Send for Page {}
-
-impl Page {
-    fn map(map: BorrowedFd<'_>, offset: u64) -> io::Result<Self> {
-        let size = rustix::param::page_size();
-        // SAFETY: a new read-only mapping; the kernel refuses a page that the map does not have.
-        let address = unsafe {
-            mmap(
-                std::ptr::null_mut(),
-                size,
-                ProtFlags::READ,
-                MapFlags::SHARED,
-                map,
-                offset,
-            )
-        }?;
-        Ok(Self {
-            address: address.cast::<u64>().cast_const(),
-            size,
-        })
-    }
-
-    fn load(&self) -> u64 {
-        // SAFETY: mapped, aligned to a page, and lives as long as self.
-        unsafe { AtomicU64::from_ptr(self.address.cast_mut()) }.load(Ordering::Acquire)
-    }
-}
-
-impl Drop for Page {
-    fn drop(&mut self) {
-        // SAFETY: mapped by map(), not used after this. Nothing can be done about a failure.
-        let _ = unsafe { munmap(self.address.cast_mut().cast(), self.size) };
-    }
 }
 
 #[cfg(test)]

@@ -130,7 +130,7 @@ fn watch_without_flags() {
     let config = WatchConfig::try_from(watch("")).unwrap();
     assert!(config.filter.is_empty());
     assert_eq!(config.format, Format::Table);
-    assert!(!config.transitions);
+    assert!(!config.transitions && !config.summary);
     assert_eq!(config.duration, None);
     assert_eq!(config.buffer.bytes(), 32 << 20);
     assert_eq!(config.color, ColorChoice::Auto);
@@ -157,6 +157,14 @@ fn watch_with_all_flags() {
         config.filter.kinds,
         [CloseKind::ResetSent, CloseKind::TimedOut]
     );
+}
+
+#[test]
+fn a_summary_has_rows_of_no_kind() {
+    let words = "--summary --transitions --calls --json --duration 10s";
+    let config = WatchConfig::try_from(watch(words)).unwrap();
+    assert!(config.summary && !config.transitions && !config.calls);
+    assert_eq!(config.format, Format::Json);
 }
 
 #[test]

@@ -22,6 +22,7 @@ pub struct Group {
     pub path: String,
     /// The container that it is, or is in.
     pub container: Option<Container>,
+    unit: Option<String>,
 }
 
 impl Group {
@@ -31,13 +32,14 @@ impl Group {
         Self {
             path: path.to_owned(),
             container: Container::of(path),
+            unit: container::unit(path).map(str::to_owned),
         }
     }
 
     /// The innermost unit of systemd that it belongs to.
     #[must_use]
     pub fn unit(&self) -> Option<&str> {
-        container::unit(&self.path)
+        self.unit.as_deref()
     }
 }
 
@@ -78,17 +80,21 @@ impl Names {
         self.group(record.cgroup_id, &[record.opener.pid, record.closer.pid])
     }
 
-    /// How [`Self::group_of`] is known: exactly, where it is the socket's own; inferred, where it is
+    /// The same, and how it is known: exactly, where it is the socket's own; inferred, where it is
     /// that of a process.
     #[must_use]
-    pub fn source_of_group(&self, record: &Record) -> Source {
-        let Some(group) = self.group_of(record) else {
-            return Source::Unknown;
+    pub fn group_and_source(&self, record: &Record) -> (Option<&Group>, Source) {
+        let group = self.group_of(record);
+        let is_own = |group: &Group| {
+            self.group(record.cgroup_id, &[])
+                .is_some_and(|own| std::ptr::eq(own, group) || own == group)
         };
-        match self.group(record.cgroup_id, &[]) {
-            Some(own) if own == group => Source::Exact,
-            _ => Source::Inferred,
-        }
+        let source = match group {
+            None => Source::Unknown,
+            Some(group) if is_own(group) => Source::Exact,
+            Some(_) => Source::Inferred,
+        };
+        (group, source)
     }
 
     /// The path of a cgroup.

@@ -349,7 +349,8 @@ mod tests {
         let first = event(1, (7, 1), task(1, u64::MAX, b"x"));
         assert_eq!(told(&mut resolver, &first), [nameless(7), gone]);
         assert_eq!(told(&mut resolver, &first), []);
-        let second = event(1, (8, 2), task(1, u64::MAX, b"x"));
+        // Looking at the folders entitles to no further look for a while.
+        let second = event(2, (8, 2), task(1, u64::MAX, b"x"));
         assert_eq!(told(&mut resolver, &second), [nameless(8)]);
         assert_eq!(told(&mut resolver, &first), []);
         // An inode that went to another namespace, which has no name either.

@@ -293,6 +293,10 @@ impl Consumer for Watch {
         }
     }
 
+    fn wants_names(&self) -> bool {
+        true
+    }
+
     fn name(&mut self, name: &Name) {
         self.seen.names.learn(name);
     }

@@ -107,6 +107,9 @@ enum Form {
     Closes(Table),
     Transitions(Transitions),
     Json(Ndjson),
+    /// Neither rows nor what only they need.
+    JsonSummary(Ndjson),
+    Nothing,
 }
 
 impl Writer {
@@ -119,24 +122,44 @@ impl Writer {
             Format::Json => Form::Json(Ndjson::new(transitions)),
         })
     }
+
+    /// A writer of no rows. NDJSON still has its first and last line, and losses; of the table
+    /// nothing is left: the summary's [`fmt::Display`] is for stderr anyway.
+    #[must_use]
+    pub fn of_summary(format: Format) -> Self {
+        Self(match format {
+            Format::Table => Form::Nothing,
+            Format::Json => Form::JsonSummary(Ndjson::new(false)),
+        })
+    }
 }
 
 impl Consumer for Writer {
+    fn wants_rows(&self) -> bool {
+        !matches!(self.0, Form::JsonSummary(_) | Form::Nothing)
+    }
+
+    /// Tables show none.
+    fn wants_names(&self) -> bool {
+        matches!(self.0, Form::Json(_))
+    }
+
     /// The meta line, or the table's header.
     fn meta(&mut self, meta: &Meta, started: Timestamp, wall: WallOffset, out: &mut BytesMut) {
         match &mut self.0 {
             Form::Closes(table) => table.start(started, wall, out),
             Form::Transitions(table) => table.start(started, wall, out),
-            Form::Json(json) => json.meta(meta, started, wall, out),
+            Form::Json(json) | Form::JsonSummary(json) => json.meta(meta, started, wall, out),
+            Form::Nothing => {}
         }
     }
 
     /// Writes a transition, where they are shown.
     fn transition(&mut self, row: &TransitionRow, wall: WallOffset, out: &mut BytesMut) {
         match &mut self.0 {
-            Form::Closes(_) => {}
             Form::Transitions(table) => table.row(row, wall, out),
             Form::Json(json) => json.transition(row, wall, out),
+            Form::Closes(_) | Form::JsonSummary(_) | Form::Nothing => {}
         }
     }
 
@@ -144,8 +167,8 @@ impl Consumer for Writer {
     fn close(&mut self, record: &Record, wall: WallOffset, out: &mut BytesMut) {
         match &mut self.0 {
             Form::Closes(table) => table.close(record, wall, out),
-            Form::Transitions(_) => {}
             Form::Json(json) => json.close(record, wall, out),
+            Form::Transitions(_) | Form::JsonSummary(_) | Form::Nothing => {}
         }
     }
 
@@ -154,8 +177,8 @@ impl Consumer for Writer {
     fn end(&mut self, record: &Record, wall: WallOffset, out: &mut BytesMut) {
         match &mut self.0 {
             Form::Closes(table) => table.end(record, wall, out),
-            Form::Transitions(_) => {}
             Form::Json(json) => json.end(record, wall, out),
+            Form::Transitions(_) | Form::JsonSummary(_) | Form::Nothing => {}
         }
     }
 
@@ -165,14 +188,14 @@ impl Consumer for Writer {
             Form::Closes(table) => table.call(call, wall, out),
             Form::Transitions(table) => table.call(call, wall, out),
             Form::Json(json) => json.call(call, wall, out),
+            Form::JsonSummary(_) | Form::Nothing => {}
         }
     }
 
-    /// Takes in a name, for the records that bear its number. Tables show none.
+    /// Takes in a name, for the records that bear its number.
     fn name(&mut self, name: &Name) {
-        match &mut self.0 {
-            Form::Closes(_) | Form::Transitions(_) => {}
-            Form::Json(json) => json.name(name),
+        if let Form::Json(json) = &mut self.0 {
+            json.name(name);
         }
     }
 
@@ -181,25 +204,24 @@ impl Consumer for Writer {
         match &mut self.0 {
             Form::Closes(table) => table.loss(loss, wall, out),
             Form::Transitions(table) => table.loss(loss, wall, out),
-            Form::Json(json) => json.loss(loss, wall, out),
+            Form::Json(json) | Form::JsonSummary(json) => json.loss(loss, wall, out),
+            Form::Nothing => {}
         }
     }
 
     /// Writes what a look at all network namespaces found. Tables have no such line: what it could
     /// not look at is for stderr.
     fn sweep(&mut self, sweep: &Sweep, wall: WallOffset, out: &mut BytesMut) {
-        match &mut self.0 {
-            Form::Closes(_) | Form::Transitions(_) => {}
-            Form::Json(json) => json.sweep(sweep, wall, out),
+        if let Form::Json(json) = &mut self.0 {
+            json.sweep(sweep, wall, out);
         }
     }
 
     /// Writes what comes last. Tables have no such line: the summary's [`fmt::Display`] is for
     /// stderr, with every format.
     fn summary(&mut self, summary: &Summary, out: &mut BytesMut) {
-        match &mut self.0 {
-            Form::Closes(_) | Form::Transitions(_) => {}
-            Form::Json(json) => json.summary(summary, out),
+        if let Form::Json(json) | Form::JsonSummary(json) = &mut self.0 {
+            json.summary(summary, out);
         }
     }
 
@@ -209,7 +231,7 @@ impl Consumer for Writer {
         match &mut self.0 {
             Form::Closes(table) => table.resize(width, height),
             Form::Transitions(table) => table.resize(width, height),
-            Form::Json(_) => {}
+            Form::Json(_) | Form::JsonSummary(_) | Form::Nothing => {}
         }
     }
 }

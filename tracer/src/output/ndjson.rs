@@ -11,8 +11,18 @@ use crate::record::{Call, Record, TransitionRow};
 use crate::stream::{Meta, Name, ProbeReport, ProbeState, Skipped, Sweep};
 use crate::time::{Timestamp, WallOffset};
 
-use super::json::{CallView, Moment, RecordView, TransitionView};
+use super::json::Moment;
 use super::{Loss, Summary};
+
+mod moment;
+mod object;
+mod rows;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod views;
+
+use object::Line;
 
 /// Version of the fields: it changes when one changes its meaning or goes.
 const SCHEMA: u32 = 1;
@@ -22,6 +32,7 @@ const SCHEMA: u32 = 1;
 pub(super) struct Ndjson {
     transitions: bool,
     names: Names,
+    line: Line,
 }
 
 impl Ndjson {
@@ -29,6 +40,7 @@ impl Ndjson {
         Self {
             transitions,
             names: Names::default(),
+            line: Line::default(),
         }
     }
 
@@ -52,26 +64,24 @@ impl Ndjson {
         line(&view, out);
     }
 
-    pub fn transition(&self, row: &TransitionRow, wall: WallOffset, out: &mut BytesMut) {
+    pub fn transition(&mut self, row: &TransitionRow, wall: WallOffset, out: &mut BytesMut) {
         if self.transitions {
-            line(&TransitionView::new(row, wall), out);
+            out.extend_from_slice(self.line.of(rows::transition(row), wall));
         }
     }
 
-    pub fn close(&self, record: &Record, wall: WallOffset, out: &mut BytesMut) {
-        let about = record.closed_at;
-        let view = RecordView::new("close", record, about, wall, &self.names);
-        line(&view, out);
+    pub fn close(&mut self, record: &Record, wall: WallOffset, out: &mut BytesMut) {
+        let line = rows::record("close", record, record.closed_at, &self.names);
+        out.extend_from_slice(self.line.of(line, wall));
     }
 
-    pub fn end(&self, record: &Record, wall: WallOffset, out: &mut BytesMut) {
-        let about = record.ended_at;
-        let view = RecordView::new("end", record, about, wall, &self.names);
-        line(&view, out);
+    pub fn end(&mut self, record: &Record, wall: WallOffset, out: &mut BytesMut) {
+        let line = rows::record("end", record, record.ended_at, &self.names);
+        out.extend_from_slice(self.line.of(line, wall));
     }
 
-    pub fn call(&self, call: &Call, wall: WallOffset, out: &mut BytesMut) {
-        line(&CallView::new(call, wall), out);
+    pub fn call(&mut self, call: &Call, wall: WallOffset, out: &mut BytesMut) {
+        out.extend_from_slice(self.line.of(rows::call(call), wall));
     }
 
     pub fn loss(&self, loss: &Loss, wall: WallOffset, out: &mut BytesMut) {

@@ -60,6 +60,29 @@ fn transitions_are_written_where_asked_for_only() {
 }
 
 #[test]
+fn a_summary_keeps_what_it_rests_on_and_no_row() {
+    for (format, expected) in [
+        (Format::Json, &["meta", "loss", "summary"][..]),
+        (Format::Table, &[]),
+    ] {
+        let mut writer = Writer::of_summary(format);
+        assert!(!writer.wants_rows() && !writer.wants_names());
+        let mut out = BytesMut::new();
+        writer.meta(&meta(), at(0), WALL, &mut out);
+        writer.transition(&samples::transitions()[0], WALL, &mut out);
+        writer.close(&samples::evil(), WALL, &mut out);
+        writer.end(&samples::evil(), WALL, &mut out);
+        writer.call(&samples::failed_connect(), WALL, &mut out);
+        writer.loss(&Loss::default(), WALL, &mut out);
+        writer.sweep(&sweep(), WALL, &mut out);
+        writer.summary(&Summary::default(), &mut out);
+        let lines = std::str::from_utf8(&out).unwrap().lines();
+        let types = lines.map(|line| serde_json::from_str::<Value>(line).unwrap()["type"].clone());
+        assert_eq!(types.collect::<Vec<_>>(), expected);
+    }
+}
+
+#[test]
 fn every_line_begins_with_its_type() {
     let lines = lines(|writer, out| {
         writer.meta(&meta(), at(0), WALL, out);

@@ -1,0 +1,367 @@
+//! JSON written straight into a line: what rows are made of, which come by tens of thousands a
+//! second. Keys and punctuation are joined when this is compiled. All that serde_json would write is
+//! written byte for byte the same.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::filter::until_nul;
+use crate::output::errno;
+use crate::time::{Timestamp, WallOffset};
+
+use super::moment::Moments;
+
+/// A line under way, and what it shares with those before it.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    text: Vec<u8>,
+    moments: Moments,
+    wall: WallOffset,
+}
+
+impl Line {
+    /// The bytes of a line that is `object`, with its end. Moments are shown by `wall`.
+    pub fn of(&mut self, object: impl Value, wall: WallOffset) -> &[u8] {
+        self.text.clear();
+        self.wall = wall;
+        object.write(self);
+        self.text.push(b'\n');
+        &self.text
+    }
+
+    /// Appends what is JSON already.
+    #[inline]
+    pub fn raw(&mut self, json: &str) {
+        self.text.extend_from_slice(json.as_bytes());
+    }
+
+    /// Appends `text`, in which nothing needs an escape, as a string.
+    #[inline]
+    fn quoted(&mut self, text: &[u8]) {
+        debug_assert!(!text.iter().any(needs_escape));
+        self.text.push(b'"');
+        self.text.extend_from_slice(text);
+        self.text.push(b'"');
+    }
+
+    /// Appends any text as a string.
+    #[cold]
+    fn escaped(&mut self, text: &str) {
+        // What it writes to takes all, and a string is always JSON.
+        let _ = serde_json::to_writer(&mut self.text, text);
+    }
+}
+
+/// Whether JSON has the byte in a string as an escape alone.
+fn needs_escape(byte: &u8) -> bool {
+    *byte < b' ' || *byte == b'"' || *byte == b'\\'
+}
+
+/// What can stand behind a key.
+pub(super) trait Value {
+    /// Appends it.
+    fn write(self, line: &mut Line);
+}
+
+/// An object with these keys, in this order: a [`Value`].
+macro_rules! object {
+    ({ $first:literal: $first_value:expr, $($key:literal: $value:expr,)* }) => {
+        $crate::output::ndjson::object::Written(
+            move |line: &mut $crate::output::ndjson::object::Line| {
+                line.raw(concat!("{\"", $first, "\":"));
+                $crate::output::ndjson::object::Value::write($first_value, line);
+                $(
+                    line.raw(concat!(",\"", $key, "\":"));
+                    $crate::output::ndjson::object::Value::write($value, line);
+                )*
+                line.raw("}");
+            },
+        )
+    };
+}
+pub(super) use object;
+
+/// A value as the function that appends it.
+pub(super) struct Written<F>(pub F);
+
+impl<F: FnOnce(&mut Line)> Value for Written<F> {
+    #[inline]
+    fn write(self, line: &mut Line) {
+        (self.0)(line);
+    }
+}
+
+/// An array.
+pub(super) struct List<I>(pub I);
+
+impl<I: Iterator<Item: Value>> Value for List<I> {
+    #[inline]
+    fn write(self, line: &mut Line) {
+        line.raw("[");
+        for (index, value) in self.0.enumerate() {
+            if index > 0 {
+                line.raw(",");
+            }
+            value.write(line);
+        }
+        line.raw("]");
+    }
+}
+
+impl<T: Value> Value for Option<T> {
+    #[inline]
+    fn write(self, line: &mut Line) {
+        match self {
+            Some(value) => value.write(line),
+            None => line.raw("null"),
+        }
+    }
+}
+
+impl Value for bool {
+    #[inline]
+    fn write(self, line: &mut Line) {
+        line.raw(if self { "true" } else { "false" });
+    }
+}
+
+macro_rules! numbers {
+    ($($number:ty)+) => {$(
+        impl Value for $number {
+            #[inline]
+            fn write(self, line: &mut Line) {
+                line.raw(itoa::Buffer::new().format(self));
+            }
+        }
+    )+};
+}
+numbers! { u8 u16 u32 u64 }
+
+/// A word of ours: a name of a state, a kind, a reason. For what others chose there is [`Text`].
+impl Value for &'static str {
+    #[inline]
+    fn write(self, line: &mut Line) {
+        line.quoted(self.as_bytes());
+    }
+}
+
+/// Text that may hold anything.
+pub(super) struct Text<'a>(pub &'a str);
+
+impl Value for Text<'_> {
+    #[inline]
+    fn write(self, line: &mut Line) {
+        match self.0.bytes().any(|byte| needs_escape(&byte)) {
+            false => line.quoted(self.0.as_bytes()),
+            true => line.escaped(self.0),
+        }
+    }
+}
+
+/// A NUL-padded name; what is not UTF-8 in it is replaced.
+pub(super) struct Name<'a>(pub &'a [u8; 16]);
+
+impl Value for Name<'_> {
+    #[inline]
+    fn write(self, line: &mut Line) {
+        let name = until_nul(self.0);
+        let is_plain = |byte: &u8| byte.is_ascii() && !needs_escape(byte);
+        match name.iter().all(is_plain) {
+            true => line.quoted(name),
+            false => line.escaped(&String::from_utf8_lossy(name)),
+        }
+    }
+}
+
+/// A 64-bit id as a string, since JavaScript and jq drop digits; 0 is none.
+pub(super) struct Id(pub u64);
+
+impl Value for Id {
+    #[inline]
+    fn write(self, line: &mut Line) {
+        match self.0 {
+            0 => line.raw("null"),
+            id => line.quoted(itoa::Buffer::new().format(id).as_bytes()),
+        }
+    }
+}
+
+/// A symbolic errno.
+pub(super) struct Errno(pub u16);
+
+impl Value for Errno {
+    fn write(self, line: &mut Line) {
+        match errno::name(self.0) {
+            Some(name) => name.write(line),
+            None => line.quoted(format!("E{}", self.0).as_bytes()),
+        }
+    }
+}
+
+/// A time stamp as RFC 3339 in UTC, to the nanosecond.
+pub(super) struct Moment(pub Timestamp);
+
+impl Value for Moment {
+    #[inline]
+    fn write(self, line: &mut Line) {
+        line.moments
+            .write(line.wall.unix_nanoseconds(self.0), &mut line.text);
+    }
+}
+
+impl Value for IpAddr {
+    #[inline]
+    fn write(self, line: &mut Line) {
+        line.text.push(b'"');
+        match self {
+            IpAddr::V4(address) => push_v4(address, &mut line.text),
+            IpAddr::V6(address) => push_v6(address, &mut line.text),
+        }
+        line.text.push(b'"');
+    }
+}
+
+/// Each octet in digits with a dot behind it, and how long that is.
+const OCTETS: [([u8; 4], u8); 256] = {
+    let mut octets = [([b'.'; 4], 0); 256];
+    let mut octet = 0;
+    while octet < 256 {
+        let [hundreds, tens, ones] = [octet / 100, octet / 10 % 10, octet % 10];
+        let digits = [hundreds as u8, tens as u8, ones as u8];
+        let mut skipped = if octet < 10 {
+            2
+        } else if octet < 100 {
+            1
+        } else {
+            0
+        };
+        octets[octet].1 = 4 - skipped as u8;
+        let mut at = 0;
+        while skipped < 3 {
+            octets[octet].0[at] = b'0' + digits[skipped];
+            at += 1;
+            skipped += 1;
+        }
+        octet += 1;
+    }
+    octets
+};
+
+fn push_v4(address: Ipv4Addr, text: &mut Vec<u8>) {
+    let mut digits = [0; 16];
+    let mut end = 0;
+    for octet in address.octets() {
+        let (octet, length) = OCTETS[usize::from(octet)];
+        digits[end..end + 4].copy_from_slice(&octet);
+        end += usize::from(length);
+    }
+    // The last dot is one too many.
+    text.extend_from_slice(&digits[..end - 1]);
+}
+
+/// As RFC 5952 has it: without leading zeros, and `::` in place of the longest run of zeros.
+fn push_v6(address: Ipv6Addr, text: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
+    if let Some(mapped) = address.to_ipv4_mapped() {
+        text.extend_from_slice(b"::ffff:");
+        return push_v4(mapped, text);
+    }
+    let segments = address.segments();
+    let (mut zeros, mut run) = (0..0, 0..0);
+    for (index, segment) in segments.into_iter().enumerate() {
+        run = match segment {
+            0 => run.start..index + 1,
+            _ => index + 1..index + 1,
+        };
+        if run.len() > zeros.len() {
+            zeros = run.clone();
+        }
+    }
+    if zeros.len() < 2 {
+        zeros = segments.len()..segments.len();
+    }
+    // Eight times four digits and a colon.
+    let mut digits = [0; 40];
+    let mut end = 0;
+    let mut push = |byte: u8| {
+        digits[end] = byte;
+        end += 1;
+    };
+    for (index, segment) in segments.into_iter().enumerate() {
+        if zeros.contains(&index) {
+            if index == zeros.start {
+                push(b':');
+            }
+            if index + 1 == segments.len() {
+                push(b':');
+            }
+            continue;
+        }
+        if index > 0 {
+            push(b':');
+        }
+        let leading = (segment | 1).leading_zeros() / 4;
+        for digit in leading..4 {
+            push(DIGITS[usize::from(segment >> (12 - 4 * digit) & 0xf)]);
+        }
+    }
+    text.extend_from_slice(&digits[..end]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(address: IpAddr) -> String {
+        let mut line = Line::default();
+        let text = line.of(address, WallOffset(0));
+        String::from_utf8(text.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn addresses_are_written_as_the_standard_library_shows_them() {
+        let mut random = fastrand::Rng::with_seed(7);
+        for octet in 0..=255 {
+            let address = Ipv4Addr::new(octet, random.u8(..), random.u8(..), 255 - octet);
+            assert_eq!(written(address.into()), format!("\"{address}\"\n"));
+        }
+        for _ in 0..20_000 {
+            // Runs of zeros of every length in every place.
+            let zeros = random.u8(..);
+            let segments = std::array::from_fn(|index| match zeros >> index & 1 {
+                0 => random.u16(..) >> random.u8(..16),
+                _ => 0,
+            });
+            let address = Ipv6Addr::from(segments);
+            assert_eq!(written(address.into()), format!("\"{address}\"\n"));
+        }
+        for address in [
+            "::",
+            "::1",
+            "1::",
+            "::ffff:10.0.0.9",
+            "::10.0.0.9",
+            "fe80::1:0:0:1",
+        ] {
+            let address: IpAddr = address.parse().unwrap();
+            assert_eq!(written(address), format!("\"{address}\"\n"));
+        }
+    }
+
+    #[test]
+    fn what_others_chose_is_escaped_as_serde_escapes_it() {
+        let mut line = Line::default();
+        for text in [
+            "",
+            "plain",
+            "a\"b",
+            "a\\b",
+            "\u{1b}[31m",
+            "\u{7f}é\u{202e}",
+            "\n\t\u{0}",
+        ] {
+            let expected = format!("{}\n", serde_json::to_string(text).unwrap());
+            assert_eq!(line.of(Text(text), WallOffset(0)), expected.as_bytes());
+        }
+    }
+}
