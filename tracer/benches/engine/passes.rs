@@ -123,7 +123,7 @@ pub fn servers(size: Size) {
     scale.weigh("established_server", Some(224.0));
 }
 
-/// The longest call: from empty to the full number, and as long again.
+/// The longest call: from empty to the full number, and on.
 pub fn calls(size: Size) {
     let rounds: Vec<Calls> = (0..size.rounds)
         .map(|_| {
@@ -131,7 +131,7 @@ pub fn calls(size: Size) {
             let mut subject = Subject::new();
             let mut calls = Calls::new();
             grow(&mut traffic, &mut subject, &mut calls);
-            let until = 2 * traffic.records();
+            let until = traffic.records() * 5 / 4;
             while traffic.records() < until {
                 let batch = traffic.go_on();
                 subject.take(batch, traffic.now(), &mut calls);
@@ -186,11 +186,12 @@ pub fn overdue(size: Size) {
     tell_calls(size, "overdue/", &rounds);
 }
 
-/// From empty until the first TIME_WAITs have ended, and somewhat on.
+/// From empty until as many TIME_WAITs end as begin: all connections open at the beginning, and the
+/// last trace of that is the pace at which the first TIME_WAITs were entered.
 fn grow(traffic: &mut Traffic, subject: &mut Subject, caller: &mut impl Caller) {
     subject.take(traffic.listeners(), traffic.now(), caller);
     let began = traffic.now();
-    while traffic.now() < began + ENDING + 10 * SECOND {
+    while traffic.now() < began + 2 * ENDING {
         let batch = traffic.go_on();
         subject.take(batch, traffic.now(), caller);
     }
