@@ -17,36 +17,42 @@ use crate::time::Timestamp;
 /// Ten million of these may be open at once, so its size is held by a test: what few connections
 /// have is in [`Late`] and [`Rare`], what many do not need in full is in bits.
 #[derive(Clone, Debug)]
+#[repr(C, align(64))]
 pub(super) struct Connection {
-    /// Number in the order of first events, over the whole table.
-    pub serial: u64,
+    // The first line of the processor's cache: all that tells whether it is the one.
     pub netns_cookie: u64,
     /// Cookie of its socket; while it is not known, the kernel address.
     key: u64,
-    /// 0: not known.
-    cgroup: u64,
+    /// Number in the order of first events, over the whole table.
+    pub serial: u64,
+    pub flow: Flow,
+    // The second: what a step changes.
+    pub timeline: Timeline,
+    bits: u16,
+    incomplete: IncompleteSet,
+    pub role: Role,
+    /// The step that the kernel showed last.
+    pub last_step: Option<(TcpState, TcpState)>,
+    /// The state that the kernel showed last.
+    pub state: Option<TcpState>,
+    syn_retransmits: u8,
+    /// Number, processor and segments received at FIN_WAIT1 → FIN_WAIT2: see [`FinWait2Step`].
+    step_seq: u32,
     /// What its close brings.
     pub late: Option<Box<Late>>,
+    // The third.
     /// What few connections have.
     pub rare: Option<Box<Rare>>,
-    pub timeline: Timeline,
+    /// 0: not known.
+    cgroup: u64,
     pub opener: Who,
-    pub flow: Flow,
     pub netns: u32,
     pub generation: u32,
     uid: u32,
     /// Number of the latest inventory that it was found in.
     pub found_in: u32,
-    /// Processor, number and segments received at FIN_WAIT1 → FIN_WAIT2: see [`FinWait2Step`].
-    step: (u32, u16, u8),
-    bits: u16,
-    incomplete: IncompleteSet,
-    syn_retransmits: u8,
-    pub role: Role,
-    /// The state that the kernel showed last.
-    pub state: Option<TcpState>,
-    /// The step that the kernel showed last.
-    pub last_step: Option<(TcpState, TcpState)>,
+    step_cpu: u16,
+    step_segs_in: u8,
 }
 
 /// A yes or no about a connection.
@@ -162,7 +168,9 @@ impl Connection {
             generation: 0,
             uid: 0,
             found_in: 0,
-            step: (0, 0, 0),
+            step_seq: 0,
+            step_cpu: 0,
+            step_segs_in: 0,
             bits: 0,
             incomplete: IncompleteSet::new(),
             syn_retransmits: 0,
@@ -302,14 +310,17 @@ impl Connection {
 
     /// The step FIN_WAIT1 → FIN_WAIT2, to tell later whether one segment brought ACK and FIN.
     pub fn fin_wait2_step(&self) -> Option<FinWait2Step> {
-        let (seq, cpu, segs_in) = self.step;
-        let step = FinWait2Step { cpu, seq, segs_in };
+        let step = FinWait2Step {
+            cpu: self.step_cpu,
+            seq: self.step_seq,
+            segs_in: self.step_segs_in,
+        };
         self.is(Bit::StepSeen).then_some(step)
     }
 
     pub fn set_fin_wait2_step(&mut self, step: FinWait2Step) {
         self.set(Bit::StepSeen);
-        self.step = (step.seq, step.cpu, step.segs_in);
+        (self.step_seq, self.step_cpu, self.step_segs_in) = (step.seq, step.cpu, step.segs_in);
     }
 
     /// What its close brings, to be filled in.
@@ -399,12 +410,16 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::offset_of;
+
     use super::super::slab::Slab;
     use super::*;
 
     #[test]
     fn a_connection_is_small() {
         assert_eq!(size_of::<Connection>(), 192);
+        assert_eq!(offset_of!(Connection, timeline), 64);
+        assert_eq!(offset_of!(Connection, rare), 128);
         assert_eq!(Slab::<Connection>::SLOT, 192, "with what the slab adds");
     }
 }

@@ -1,76 +1,100 @@
-//! From a hash to places of the table. It grows a small part at a time, so that no insertion stops
-//! the world.
+//! From a hash to places of the table. It grows by parts: a full one is split in two, so no insertion
+//! moves more than a part, and few places take little room.
 
 use hashbrown::HashTable;
 
-/// Parts of a large index. Each grows for itself: at ten million places a part holds some 1,200,
-/// and to move these takes a fraction of a millisecond.
-const PARTS: usize = 8192;
+/// Places that a part holds: as many as a table of 2,048 buckets takes. To split one takes a fraction
+/// of a millisecond.
+const PART: usize = 1792;
+/// Parts are chosen by bits that a table of hashbrown's uses neither for its buckets (the lowest) nor
+/// for its tags (the highest): at most so many, for thousands of millions of places.
+const MOST_BITS: u32 = 24;
+const FIRST_BIT: u32 = 32;
 
 /// Places by hash. Several may have one hash: who asks compares the names.
 pub(super) struct Index {
-    parts: Box<[HashTable<u32>]>,
+    parts: Vec<Part>,
+    /// Number of the part for each combination of the bits that choose one.
+    directory: Vec<u32>,
+}
+
+/// The places whose hashes agree in some bits.
+struct Part {
+    places: HashTable<u32>,
+    /// In how many bits.
+    bits: u32,
 }
 
 impl Index {
-    /// An index for as many places as there are connections.
-    pub fn large() -> Self {
-        Self::of(PARTS)
-    }
-
-    /// An index for a hundred thousand or so.
-    pub fn medium() -> Self {
-        Self::of(PARTS / 128)
-    }
-
-    /// An index for few.
-    pub fn small() -> Self {
-        Self::of(1)
-    }
-
-    fn of(parts: usize) -> Self {
+    /// Without places.
+    pub fn new() -> Self {
         Self {
-            parts: (0..parts).map(|_| HashTable::new()).collect(),
+            parts: vec![Part {
+                places: HashTable::new(),
+                bits: 0,
+            }],
+            directory: vec![0],
         }
     }
 
     /// The places that were entered with `hash`, and perhaps others.
     pub fn places(&self, hash: u64) -> impl Iterator<Item = u32> {
-        self.part(hash).iter_hash(hash).copied()
+        let part = self.directory[self.slot(hash)];
+        self.parts[part as usize].places.iter_hash(hash).copied()
     }
 
     /// Enters a place. `hash_of` gives the hash that a place was entered with.
     pub fn enter(&mut self, hash: u64, place: u32, hash_of: impl Fn(&u32) -> u64) {
-        self.part_mut(hash).insert_unique(hash, place, hash_of);
+        let mut number = self.directory[self.slot(hash)] as usize;
+        while self.parts[number].places.len() >= PART && self.parts[number].bits < MOST_BITS {
+            self.split(number, hash, &hash_of);
+            number = self.directory[self.slot(hash)] as usize;
+        }
+        self.parts[number]
+            .places
+            .insert_unique(hash, place, hash_of);
     }
 
     /// Takes a place out that was entered with `hash`.
     pub fn leave(&mut self, hash: u64, place: u32) {
-        if let Ok(entry) = self
-            .part_mut(hash)
-            .find_entry(hash, |entry| *entry == place)
-        {
+        let part = self.directory[self.slot(hash)] as usize;
+        let places = &mut self.parts[part].places;
+        if let Ok(entry) = places.find_entry(hash, |entry| *entry == place) {
             entry.remove();
         }
     }
 
     /// How many places are entered.
     pub fn len(&self) -> usize {
-        self.parts.iter().map(HashTable::len).sum()
+        self.parts.iter().map(|part| part.places.len()).sum()
     }
 
-    fn part(&self, hash: u64) -> &HashTable<u32> {
-        &self.parts[self.number(hash)]
+    fn slot(&self, hash: u64) -> usize {
+        (hash >> FIRST_BIT) as usize & (self.directory.len() - 1)
     }
 
-    fn part_mut(&mut self, hash: u64) -> &mut HashTable<u32> {
-        &mut self.parts[self.number(hash)]
-    }
-
-    /// The part that a hash belongs to: by bits that a table of hashbrown's uses neither for its
-    /// buckets (the lowest) nor for its tags (the highest).
-    fn number(&self, hash: u64) -> usize {
-        (hash >> 40) as usize & (self.parts.len() - 1)
+    /// Splits the part that `hash` belongs to by one more bit.
+    fn split(&mut self, number: usize, hash: u64, hash_of: impl Fn(&u32) -> u64) {
+        let bit = 1 << self.parts[number].bits;
+        if bit == self.directory.len() {
+            self.directory.extend_from_within(..);
+        }
+        let part = &mut self.parts[number];
+        part.bits += 1;
+        let goes = |place: &mut u32| (hash_of(place) >> FIRST_BIT) as usize & bit != 0;
+        let mut places = HashTable::with_capacity(PART);
+        for place in part.places.extract_if(goes) {
+            let hash = hash_of(&place);
+            places.insert_unique(hash, place, &hash_of);
+        }
+        let fresh = self.parts.len() as u32;
+        let bits = self.parts[number].bits;
+        self.parts.push(Part { places, bits });
+        // Every combination that agrees with the new part's hashes in its bits.
+        let first = ((hash >> FIRST_BIT) as usize & (bit - 1)) | bit;
+        for slot in (first..self.directory.len()).step_by(2 * bit) {
+            self.directory[slot] = fresh;
+        }
     }
 }
 
@@ -78,21 +102,45 @@ impl Index {
 mod tests {
     use super::*;
 
+    fn hash(place: &u32) -> u64 {
+        let mixed = u64::from(*place / 2).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+    }
+
     #[test]
     fn what_was_entered_is_found_until_it_leaves() {
-        let hash = |place: &u32| u64::from(*place / 2).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        for mut index in [Index::small(), Index::large()] {
-            for place in 0..100_000 {
-                index.enter(hash(&place), place, hash);
-            }
-            for place in (0..100_000).step_by(2) {
-                index.leave(hash(&place), place);
-            }
-            assert_eq!(index.len(), 50_000);
-            for place in 0..100_000 {
-                let found = index.places(hash(&place)).any(|found| found == place);
-                assert_eq!(found, place % 2 == 1, "{place}");
-            }
+        let mut index = Index::new();
+        for place in 0..100_000 {
+            index.enter(hash(&place), place, hash);
         }
+        assert_eq!(index.len(), 100_000);
+        for place in (0..100_000).step_by(2) {
+            index.leave(hash(&place), place);
+        }
+        assert_eq!(index.len(), 50_000);
+        for place in 0..100_000 {
+            let found = index.places(hash(&place)).any(|found| found == place);
+            assert_eq!(found, place % 2 == 1, "{place}");
+        }
+    }
+
+    #[test]
+    fn no_part_grows_beyond_its_size() {
+        let mut index = Index::new();
+        for place in 0..300_000 {
+            index.enter(hash(&place), place, hash);
+        }
+        assert!(index.parts.iter().all(|part| part.places.len() <= PART));
+        assert!(index.parts.len() < 400, "{}", index.parts.len());
+    }
+
+    #[test]
+    fn places_of_one_hash_are_all_kept() {
+        let mut index = Index::new();
+        for place in 0..3 * PART as u32 {
+            index.enter(7, place, |_| 7);
+        }
+        assert_eq!(index.places(7).count(), 3 * PART);
+        assert!(index.directory.len() <= 1 << MOST_BITS);
     }
 }

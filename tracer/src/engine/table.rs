@@ -202,12 +202,7 @@ impl Table {
             combinations: Combinations::default(),
             lexicon: Lexicon::default(),
             drowsy: Vec::new(),
-            indices: [
-                Index::large(),
-                Index::large(),
-                Index::small(),
-                Index::small(),
-            ],
+            indices: std::array::from_fn(|_| Index::new()),
             hasher: RandomState::default(),
             next_serial: 0,
             touched: is_watched.then(Vec::new),
