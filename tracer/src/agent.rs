@@ -14,6 +14,7 @@ use crate::config::{DiagnoseConfig, WatchConfig};
 use crate::consumer::Consumer;
 use crate::decode;
 use crate::diagnosis::{self, Report, rules};
+use crate::engine::EVENTS_AHEAD;
 use crate::filter::Filter;
 use crate::host;
 use crate::inventory::Inventories;
@@ -23,7 +24,7 @@ use crate::probes::{Probes, Settings, only_adds_precision};
 use crate::reader::{Batch, Reader};
 use crate::readings::Readings;
 use crate::sink::Sink;
-use crate::stream::{ProbeState, Skipped, StreamRecord, Sweep};
+use crate::stream::{Event, ProbeState, Skipped, StreamRecord, Sweep};
 use crate::time::Timestamp;
 use crate::{clock, object};
 
@@ -129,6 +130,7 @@ async fn trace<C: Consumer>(plan: &Plan<'_>, consumer: C) -> anyhow::Result<Opti
         readings: C::WANTS_READINGS.then(|| Readings::new(started)),
         pipeline,
         skips_told: plan.tells_skips.then(Vec::new),
+        events: Vec::with_capacity(EVENTS_AHEAD),
         sink,
         out,
     };
@@ -223,6 +225,8 @@ struct Session<C> {
     pipeline: Pipeline<C>,
     /// `None`: what a sweep skipped is not for stderr.
     skips_told: Option<Vec<Skipped>>,
+    /// The events that are looked ahead at.
+    events: Vec<Event>,
     sink: Sink,
     out: BytesMut,
 }
@@ -322,21 +326,20 @@ impl<C: Consumer> Session<C> {
             watermark,
             lost,
         } = batch;
-        while let Some(event) = decode::next_event(&mut records) {
-            match &event {
-                Ok(event) => {
-                    if let Some(resolver) = &mut self.resolver {
-                        resolver.resolve(event, |name| {
-                            self.pipeline
-                                .handle(&StreamRecord::Name(name), &mut self.out);
-                        });
-                    }
-                    self.pipeline.handle_event(event, &mut self.out);
+        while !records.is_empty() {
+            decode::next_events(&mut records, &mut self.events, |error| {
+                self.pipeline.handle_undecodable();
+                tracing::error!("failed to decode a record of the ring buffer: {error}");
+            });
+            self.pipeline.expect(&self.events);
+            for event in &self.events {
+                if let Some(resolver) = &mut self.resolver {
+                    resolver.resolve(event, |name| {
+                        self.pipeline
+                            .handle(&StreamRecord::Name(name), &mut self.out);
+                    });
                 }
-                Err(error) => {
-                    self.pipeline.handle_undecodable();
-                    tracing::error!("failed to decode a record of the ring buffer: {error}");
-                }
+                self.pipeline.handle_event(event, &mut self.out);
             }
         }
         if let Some(now) = watermark {

@@ -63,6 +63,24 @@ pub fn next_event(batch: &mut Bytes) -> Option<Result<Event, DecodeError>> {
     Some(result)
 }
 
+/// Takes the next records off `batch`, as many as `events` has room for, whose old content goes. What
+/// cannot be decoded is told to `refuse`.
+pub fn next_events(
+    batch: &mut Bytes,
+    events: &mut Vec<Event>,
+    mut refuse: impl FnMut(DecodeError),
+) {
+    events.clear();
+    while events.len() < events.capacity()
+        && let Some(event) = next_event(batch)
+    {
+        match event {
+            Ok(event) => events.push(event),
+            Err(error) => refuse(error),
+        }
+    }
+}
+
 /// Decodes one whole record. All but what is rare is compiled into one function: a part that is put
 /// together in a place of its own would be copied from there before its last field has arrived in
 /// memory, and that wait costs more than all else.

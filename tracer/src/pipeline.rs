@@ -118,6 +118,12 @@ impl<C: Consumer> Pipeline<C> {
         self.consumer.is_done()
     }
 
+    /// Has at hand what the next events will need: call it with some, then with each of them
+    /// [`Self::handle_event`].
+    pub fn expect(&self, events: &[Event]) {
+        self.engine.expect(events);
+    }
+
     /// A record that could not be decoded has been received all the same.
     pub fn handle_undecodable(&mut self) {
         self.received += 1;

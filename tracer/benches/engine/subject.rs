@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use bytes::Bytes;
 use tracer::decode;
-use tracer::engine::{Config, Engine, Output};
+use tracer::engine::{Config, EVENTS_AHEAD, Engine, Output};
 use tracer::record::{CloseKind, Record, TimeWaitExit};
 use tracer::time::Timestamp;
 
@@ -78,10 +78,16 @@ impl Subject {
     /// Takes a batch in, and its watermark.
     #[inline(never)]
     pub fn take(&mut self, mut batch: Bytes, now: u64, caller: &mut impl Caller) {
-        while let Some(event) = decode::next_event(&mut batch) {
-            let event = event.expect("the benchmark's records can be decoded");
-            caller.call(|| self.engine.handle_event(&event));
-            self.poll(caller);
+        let mut events = Vec::with_capacity(EVENTS_AHEAD);
+        while !batch.is_empty() {
+            decode::next_events(&mut batch, &mut events, |error| {
+                panic!("a record of the benchmark's cannot be decoded: {error}");
+            });
+            caller.call(|| self.engine.expect(&events));
+            for event in &events {
+                caller.call(|| self.engine.handle_event(event));
+                self.poll(caller);
+            }
         }
         self.reach(now, caller);
     }

@@ -187,6 +187,11 @@ impl Connection {
         connection
     }
 
+    /// Something of each line of the cache that it lies in.
+    pub fn touch(&self) -> u64 {
+        self.key ^ u64::from(self.bits) ^ self.cgroup
+    }
+
     /// Cookie of its socket; 0: not known.
     pub fn cookie(&self) -> u64 {
         if self.is(Bit::Unnamed) { 0 } else { self.key }

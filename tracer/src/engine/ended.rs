@@ -162,6 +162,13 @@ impl Memory {
             })
     }
 
+    /// Looks where an end of these names is or will be remembered, and returns anything.
+    pub fn touch(&self, netns: u64, flow: &Flow, cookie: u64) -> u32 {
+        let of_flow = hash::of_flow(&self.hasher, netns, flow);
+        let of_cookie = hash::of(&self.hasher, netns, cookie);
+        self.by_flow.sets[Traces::set(of_flow)][0] ^ self.by_cookie.sets[Traces::set(of_cookie)][0]
+    }
+
     fn numbered(&self, trace: u32) -> Option<&Ended> {
         self.queue.get(self.place(trace)).map(|(_, ended)| ended)
     }

@@ -5,6 +5,7 @@
 //! handle_event(&Event)      each event, in the ring's order
 //! handle_timeout(now)       each watermark
 //! poll() -> Option<Output>  after each of the two, until it gives None
+//! expect(&[Event])          before some events, to have at hand what they need
 //! poll_timeout()            when a watermark would bring something
 //! handle_loss(now)          where events were lost
 //! handle_inventory(…)       what sock_diag says of a network namespace
@@ -16,6 +17,7 @@
 //! checks its steps, `close.rs` gives the verdict one millisecond after CLOSE, `timewait.rs`
 //! follows the minisocket, `reuse.rs` tells who took the tuple.
 
+mod ahead;
 mod alike;
 mod arena;
 mod calls;
@@ -63,6 +65,7 @@ use table::{Id, Table};
 use timers::{Timer, Timers};
 use timewait::{Jiffies, Minisocket};
 
+pub use ahead::EVENTS_AHEAD;
 pub use totals::{EndedBy, Totals};
 
 /// What the engine must know of the host and of its probes.

@@ -190,6 +190,23 @@ impl Deref for Seen<'_> {
     }
 }
 
+/// Where a connection may be, as far as was looked.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Glimpse {
+    index: Option<u32>,
+    whereabouts: Option<Whereabouts>,
+}
+
+impl Glimpse {
+    /// Of a connection that was named.
+    pub fn of(id: Id) -> Self {
+        Self {
+            index: Some(id.index),
+            whereabouts: None,
+        }
+    }
+}
+
 impl Table {
     /// An empty table; `is_watched`: it is to note which connections may have changed.
     pub fn new(jiffies: Jiffies, is_watched: bool) -> Self {
@@ -405,6 +422,38 @@ impl Table {
     /// The passive child at a kernel address that has no name yet.
     pub fn by_child(&mut self, netns: u64, address: u64) -> Option<Id> {
         self.newest(Key::Child(netns, address), Connection::is_open)
+    }
+
+    /// A first look for the connection of a socket: into the index.
+    pub fn glimpse(&self, netns: u64, cookie: u64) -> Glimpse {
+        let places = self.places(Key::Cookie(netns, cookie));
+        Glimpse {
+            index: places.last(),
+            whereabouts: None,
+        }
+    }
+
+    /// A second look, into the directory.
+    pub fn find(&self, glimpse: &mut Glimpse) {
+        let entry = glimpse.index.and_then(|index| self.directory.get(index));
+        glimpse.whereabouts = entry.map(|entry| entry.whereabouts);
+    }
+
+    /// The last look, at the connection itself; returns anything of it.
+    pub fn peep(&self, glimpse: &Glimpse) -> u64 {
+        match glimpse.whereabouts.map(Whereabouts::told) {
+            Some(Ok(number)) => self.awake.get(number).map_or(0, Connection::touch),
+            Some(Err(place)) => {
+                let bytes = self.packed.get(place);
+                u64::from(bytes[0] ^ bytes[bytes.len() / 2] ^ bytes[bytes.len() - 1])
+            }
+            None => 0,
+        }
+    }
+
+    /// Looks where a flow is or will be entered in the index, and returns anything.
+    pub fn touch_flow(&self, netns: u64, flow: &Flow) -> Option<u32> {
+        self.places(Key::Flow(netns, *flow)).last()
     }
 
     /// The listeners at exactly `local`.

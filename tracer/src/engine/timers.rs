@@ -153,6 +153,11 @@ impl Timers {
         [soon, reuse, bucket].into_iter().flatten().min()
     }
 
+    /// Those whose wait of a millisecond ends next, the first of them first.
+    pub fn parked(&self) -> impl Iterator<Item = Id> {
+        self.soon.iter().map(|(_, id, _)| *id)
+    }
+
     /// When what is parked at `now` has ended its wait.
     pub fn soon_after(now: Timestamp) -> Timestamp {
         Timestamp(now.0.saturating_add(SOON))
