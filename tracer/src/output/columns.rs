@@ -4,6 +4,8 @@
 //! show; in a narrow terminal columns shrink, then go, the least telling first. Elsewhere than on a
 //! terminal nothing is cut.
 
+use std::borrow::Cow;
+
 use anstyle::Style;
 
 use super::text::{cut_end, cut_middle, width};
@@ -64,14 +66,18 @@ impl Column {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cell {
     /// `None`: the cell before reaches over this column.
-    text: Option<String>,
+    text: Option<Cow<'static, str>>,
+    /// Columns that the text takes.
+    width: usize,
     style: Style,
 }
 
 impl Cell {
-    pub fn new(text: impl Into<String>) -> Self {
+    pub fn new(text: impl Into<Cow<'static, str>>) -> Self {
+        let text = text.into();
         Self {
-            text: Some(text.into()),
+            width: width(&text),
+            text: Some(text),
             style: Style::new(),
         }
     }
@@ -82,8 +88,12 @@ impl Cell {
     }
 
     pub fn style(mut self, style: Style) -> Self {
-        self.style = style;
+        self.restyle(style);
         self
+    }
+
+    pub const fn restyle(&mut self, style: Style) {
+        self.style = style;
     }
 }
 
@@ -134,9 +144,10 @@ impl<const N: usize> Columns<N> {
         let before = self.widths;
         let mut grown = false;
         for index in 0..N {
-            let Some(text) = &cells[index].text else {
+            let cell = &cells[index];
+            if cell.text.is_none() || cell.width <= self.wanted[index] {
                 continue;
-            };
+            }
             // Of the columns that a cell reaches over, the one that can grow most does.
             let reach = index..index + reach(cells, index);
             let others = |grows: usize| -> usize {
@@ -147,7 +158,7 @@ impl<const N: usize> Columns<N> {
             let Some(grows) = reach.clone().max_by_key(most) else {
                 continue;
             };
-            let needed = width(text).saturating_sub(others(grows));
+            let needed = cell.width.saturating_sub(others(grows));
             let Column { usual, most, .. } = self.columns[grows];
             if needed > self.wanted[grows] && self.wanted[grows] < most {
                 let steps = (needed - usual).div_ceil(STEP);
@@ -174,18 +185,23 @@ impl<const N: usize> Columns<N> {
                 continue;
             }
             let room = room + (columns - 1) * Self::GAP;
-            let text = match self.room {
-                None => text.clone(),
-                Some(_) if column.is_cut_in_the_middle => cut_middle(text, room),
-                Some(_) => cut_end(text, room),
+            let (text, taken) = if self.room.is_none() || cell.width <= room {
+                (Cow::Borrowed(&**text), cell.width)
+            } else {
+                let cut = match column.is_cut_in_the_middle {
+                    true => cut_middle(text, room),
+                    false => cut_end(text, room),
+                };
+                let taken = width(&cut);
+                (Cow::Owned(cut), taken)
             };
-            let padding = room.saturating_sub(width(&text));
+            let padding = room.saturating_sub(taken);
             let (before, after) = match column.is_right_aligned {
                 true => (padding, 0),
                 false => (0, padding),
             };
             if !text.is_empty() {
-                line.extend(std::iter::repeat_n(' ', spaces + before));
+                push_spaces(spaces + before, line);
                 self.styled(cell.style, &text, line);
                 spaces = 0;
             } else {
@@ -201,7 +217,7 @@ impl<const N: usize> Columns<N> {
         let mut cells = self
             .columns
             .map(|column| Cell::new(column.title).style(Style::new().bold()));
-        cells[0] = Cell::new(first).style(Style::new().bold());
+        cells[0] = Cell::new(first.to_owned()).style(Style::new().bold());
         self.line(&cells, line);
     }
 
@@ -277,6 +293,15 @@ impl<const N: usize> Columns<N> {
     fn taken(&self) -> usize {
         let shown = self.widths.iter().flatten();
         shown.clone().sum::<usize>() + shown.count().saturating_sub(1) * Self::GAP
+    }
+}
+
+fn push_spaces(count: usize, line: &mut String) {
+    const SPACES: &str = "                                ";
+
+    match SPACES.get(..count) {
+        Some(spaces) => line.push_str(spaces),
+        None => line.extend(std::iter::repeat_n(' ', count)),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::record::{Call, CloseKind, Record, TransitionRow};
 use crate::stream::{Meta, Name, Sweep};
 use crate::time::{Timestamp, WallOffset};
 
+mod address;
 pub mod check;
 mod columns;
 pub mod diagnosis;

@@ -26,6 +26,8 @@ pub(super) struct Page<const N: usize> {
     lines: u16,
     /// Room for one line.
     line: String,
+    /// The second since 1970 that was shown last, and how: rows come in the order of time.
+    second: Option<(i64, String)>,
 }
 
 impl<const N: usize> Page<N> {
@@ -36,6 +38,7 @@ impl<const N: usize> Page<N> {
             height: terminal.height,
             lines: 0,
             line: String::new(),
+            second: None,
         }
     }
 
@@ -45,15 +48,38 @@ impl<const N: usize> Page<N> {
     }
 
     /// `at` as the first column shows it.
-    pub fn time(&self, at: Option<Timestamp>, wall: WallOffset) -> String {
+    pub fn time(&mut self, at: Option<Timestamp>, wall: WallOffset) -> String {
         let Some(at) = at else {
             return "?".to_owned();
         };
-        let mut time = text::time_of_day(at, wall, &self.zone);
+        let mut time = self.time_of_day(at, wall);
         if self.columns.width(0) < time.len() {
             time.truncate(SECONDS);
         }
         time
+    }
+
+    /// The zone is asked once a second.
+    fn time_of_day(&mut self, at: Timestamp, wall: WallOffset) -> String {
+        const SECOND: i64 = 1_000_000_000;
+
+        let Ok(unix) = i64::try_from(wall.unix_nanoseconds(at)) else {
+            return text::time_of_day(at, wall, &self.zone);
+        };
+        let (second, rest) = (unix.div_euclid(SECOND), unix.rem_euclid(SECOND));
+        match &self.second {
+            Some((known, text)) if *known == second => {
+                let mut time = String::with_capacity(MILLISECONDS);
+                time.push_str(text);
+                text::push(&mut time, format_args!(".{:03}", rest / 1_000_000));
+                time
+            }
+            _ => {
+                let time = text::time_of_day(at, wall, &self.zone);
+                self.second = time.get(..SECONDS).map(|text| (second, text.to_owned()));
+                time
+            }
+        }
     }
 
     /// Writes the titles; the first is the time's, with the zone's name.

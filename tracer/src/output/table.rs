@@ -11,7 +11,7 @@ use crate::time::{Timestamp, WallOffset};
 
 use super::columns::{Cell, Column};
 use super::page::{MILLISECONDS, Page, SECONDS};
-use super::{Loss, Terminal, words};
+use super::{Loss, Terminal, address, words};
 
 const COLUMNS: [Column; 10] = [
     Column::new("TIME", 7, [SECONDS, MILLISECONDS, MILLISECONDS]).whole(),
@@ -66,7 +66,7 @@ impl Table {
         let dim = Style::new().dimmed();
         let mut cells = self.cells(record, at, wall);
         for cell in &mut cells[1..6] {
-            *cell = cell.clone().style(dim);
+            cell.restyle(dim);
         }
         cells[6] = Cell::new(format!("└ {}", words::end(record)));
         self.page.row(&cells, at, wall, out);
@@ -85,14 +85,14 @@ impl Table {
     }
 
     /// What both rows of a connection share; the room of 6 to 8 is one cell.
-    fn cells(&self, record: &Record, at: Option<Timestamp>, wall: WallOffset) -> [Cell; 10] {
+    fn cells(&mut self, record: &Record, at: Option<Timestamp>, wall: WallOffset) -> [Cell; 10] {
         let (role, arrow) = words::role(record.role);
         [
             Cell::new(self.page.time(at, wall)),
             Cell::new(words::who(record)),
-            Cell::new(record.flow.local.to_string()),
+            Cell::new(address::endpoint(record.flow.local)),
             Cell::new(arrow),
-            Cell::new(record.flow.peer.to_string()),
+            Cell::new(address::endpoint(record.flow.peer)),
             Cell::new(role),
             Cell::joined(),
             Cell::joined(),

@@ -85,6 +85,10 @@ pub(crate) fn plain(text: &str) -> String {
 
 /// As [`name`], of any length.
 pub(crate) fn escaped(bytes: &[u8]) -> String {
+    let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && *byte != b'\\';
+    if bytes.iter().all(is_plain) {
+        return String::from_utf8_lossy(bytes).into_owned();
+    }
     let mut text = String::new();
     for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
@@ -110,7 +114,10 @@ pub(crate) fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
 
 /// Columns that `text` takes on a terminal.
 pub(crate) fn width(text: &str) -> usize {
-    text.width()
+    match text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        true => text.len(),
+        false => text.width(),
+    }
 }
 
 /// `text` in at most `room` columns, an ellipsis in place of its end.

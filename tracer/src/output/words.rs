@@ -1,5 +1,7 @@
 //! The verdict and what came after it, in the few words that a table has room for.
 
+use std::borrow::Cow;
+
 use anstyle::{AnsiColor, Style};
 
 use crate::record::{
@@ -21,14 +23,15 @@ pub(super) fn who(record: &Record) -> String {
 }
 
 fn process(process: &Process) -> String {
-    let name = process
+    let mut name = process
         .name
         .or(process.comm)
         .map_or_else(|| "?".to_owned(), |bytes| name(&bytes));
-    match process.pid {
-        Some(pid) => format!("{name}/{pid}"),
-        None => name,
+    if let Some(pid) = process.pid {
+        name.push('/');
+        name.push_str(itoa::Buffer::new().format(pid));
     }
+    name
 }
 
 /// `connect() to 10.0.0.9:80 failed: ENETUNREACH (curl/812)`.
@@ -71,16 +74,16 @@ pub(super) const fn by(initiator: Initiator) -> &'static str {
 }
 
 /// How it closed, and a colour that says no more than the words. A `?` after it: events were lost.
-pub(super) fn how(record: &Record) -> (String, Style) {
+pub(super) fn how(record: &Record) -> (Cow<'static, str>, Style) {
     let mut text = cause(&record.close);
     let is_doubtful = record.incomplete.contains(Incomplete::TransitionLost);
     if is_doubtful && record.close.kind != Kind::Unknown {
-        text.push('?');
+        text.to_mut().push('?');
     }
     (text, color(record.close.kind))
 }
 
-fn cause(close: &Close) -> String {
+fn cause(close: &Close) -> Cow<'static, str> {
     let known = match (close.kind, close.cause) {
         (Kind::Active | Kind::Passive | Kind::Simultaneous, Some(Cause::Fin)) => Some("FIN"),
         (Kind::ResetReceived, Some(Cause::PeerReset)) => Some("RST"),
@@ -115,10 +118,10 @@ fn cause(close: &Close) -> String {
     };
     known.map_or_else(
         || match close.cause {
-            Some(cause) => format!("{}: {cause}", close.kind),
-            None => close.kind.name().to_owned(),
+            Some(cause) => format!("{}: {cause}", close.kind).into(),
+            None => close.kind.name().into(),
         },
-        str::to_owned,
+        Cow::Borrowed,
     )
 }
 
@@ -153,19 +156,19 @@ fn minisocket_fin_wait2(record: &Record) -> Option<&FinWait2> {
 }
 
 /// The TIME_WAIT column: what is running, or what was measured.
-pub(super) fn time_wait(record: &Record) -> String {
+pub(super) fn time_wait(record: &Record) -> Cow<'static, str> {
     // An orderly close that we began ends in TIME_WAIT, whether or not we can see it.
     let is_due = matches!(record.close.kind, Kind::Active | Kind::Simultaneous);
     let is_hidden = [Incomplete::TimerProbeMissing, Incomplete::EndNotSeen]
         .into_iter()
         .any(|reason| record.incomplete.contains(reason));
     match (&record.time_wait, minisocket_fin_wait2(record)) {
-        (Some(wait), _) if wait.exit.is_some() => measured(wait),
-        (Some(wait), _) => format!("{}s…", wait.nominal_ns / 1_000_000_000),
-        (None, Some(wait)) if wait.exit.is_none() => "FIN_WAIT2".to_owned(),
-        (None, _) if record.time_wait_skipped.is_some() => "overflow".to_owned(),
-        (None, _) if is_due && is_hidden => "?".to_owned(),
-        (None, _) => "-".to_owned(),
+        (Some(wait), _) if wait.exit.is_some() => measured(wait).into(),
+        (Some(wait), _) => format!("{}s…", wait.nominal_ns / 1_000_000_000).into(),
+        (None, Some(wait)) if wait.exit.is_none() => "FIN_WAIT2".into(),
+        (None, _) if record.time_wait_skipped.is_some() => "overflow".into(),
+        (None, _) if is_due && is_hidden => "?".into(),
+        (None, _) => "-".into(),
     }
 }
 

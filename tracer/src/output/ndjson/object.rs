@@ -2,10 +2,10 @@
 //! second. Keys and punctuation are joined when this is compiled. All that serde_json would write is
 //! written byte for byte the same.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use crate::filter::until_nul;
-use crate::output::errno;
+use crate::output::{address, errno};
 use crate::time::{Timestamp, WallOffset};
 
 use super::moment::Moments;
@@ -212,141 +212,14 @@ impl Value for IpAddr {
     #[inline]
     fn write(self, line: &mut Line) {
         line.text.push(b'"');
-        match self {
-            IpAddr::V4(address) => push_v4(address, &mut line.text),
-            IpAddr::V6(address) => push_v6(address, &mut line.text),
-        }
+        address::push(self, &mut line.text);
         line.text.push(b'"');
     }
-}
-
-/// Each octet in digits with a dot behind it, and how long that is.
-const OCTETS: [([u8; 4], u8); 256] = {
-    let mut octets = [([b'.'; 4], 0); 256];
-    let mut octet = 0;
-    while octet < 256 {
-        let [hundreds, tens, ones] = [octet / 100, octet / 10 % 10, octet % 10];
-        let digits = [hundreds as u8, tens as u8, ones as u8];
-        let mut skipped = if octet < 10 {
-            2
-        } else if octet < 100 {
-            1
-        } else {
-            0
-        };
-        octets[octet].1 = 4 - skipped as u8;
-        let mut at = 0;
-        while skipped < 3 {
-            octets[octet].0[at] = b'0' + digits[skipped];
-            at += 1;
-            skipped += 1;
-        }
-        octet += 1;
-    }
-    octets
-};
-
-fn push_v4(address: Ipv4Addr, text: &mut Vec<u8>) {
-    let mut digits = [0; 16];
-    let mut end = 0;
-    for octet in address.octets() {
-        let (octet, length) = OCTETS[usize::from(octet)];
-        digits[end..end + 4].copy_from_slice(&octet);
-        end += usize::from(length);
-    }
-    // The last dot is one too many.
-    text.extend_from_slice(&digits[..end - 1]);
-}
-
-/// As RFC 5952 has it: without leading zeros, and `::` in place of the longest run of zeros.
-fn push_v6(address: Ipv6Addr, text: &mut Vec<u8>) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-
-    if let Some(mapped) = address.to_ipv4_mapped() {
-        text.extend_from_slice(b"::ffff:");
-        return push_v4(mapped, text);
-    }
-    let segments = address.segments();
-    let (mut zeros, mut run) = (0..0, 0..0);
-    for (index, segment) in segments.into_iter().enumerate() {
-        run = match segment {
-            0 => run.start..index + 1,
-            _ => index + 1..index + 1,
-        };
-        if run.len() > zeros.len() {
-            zeros = run.clone();
-        }
-    }
-    if zeros.len() < 2 {
-        zeros = segments.len()..segments.len();
-    }
-    // Eight times four digits and a colon.
-    let mut digits = [0; 40];
-    let mut end = 0;
-    let mut push = |byte: u8| {
-        digits[end] = byte;
-        end += 1;
-    };
-    for (index, segment) in segments.into_iter().enumerate() {
-        if zeros.contains(&index) {
-            if index == zeros.start {
-                push(b':');
-            }
-            if index + 1 == segments.len() {
-                push(b':');
-            }
-            continue;
-        }
-        if index > 0 {
-            push(b':');
-        }
-        let leading = (segment | 1).leading_zeros() / 4;
-        for digit in leading..4 {
-            push(DIGITS[usize::from(segment >> (12 - 4 * digit) & 0xf)]);
-        }
-    }
-    text.extend_from_slice(&digits[..end]);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn written(address: IpAddr) -> String {
-        let mut line = Line::default();
-        let text = line.of(address, WallOffset(0));
-        String::from_utf8(text.to_vec()).unwrap()
-    }
-
-    #[test]
-    fn addresses_are_written_as_the_standard_library_shows_them() {
-        let mut random = fastrand::Rng::with_seed(7);
-        for octet in 0..=255 {
-            let address = Ipv4Addr::new(octet, random.u8(..), random.u8(..), 255 - octet);
-            assert_eq!(written(address.into()), format!("\"{address}\"\n"));
-        }
-        for _ in 0..20_000 {
-            // Runs of zeros of every length in every place.
-            let zeros = random.u8(..);
-            let segments = std::array::from_fn(|index| match zeros >> index & 1 {
-                0 => random.u16(..) >> random.u8(..16),
-                _ => 0,
-            });
-            let address = Ipv6Addr::from(segments);
-            assert_eq!(written(address.into()), format!("\"{address}\"\n"));
-        }
-        for address in [
-            "::",
-            "::1",
-            "1::",
-            "::ffff:10.0.0.9",
-            "::10.0.0.9",
-            "fe80::1:0:0:1",
-        ] {
-            let address: IpAddr = address.parse().unwrap();
-            assert_eq!(written(address), format!("\"{address}\"\n"));
-        }
-    }
 
     #[test]
     fn what_others_chose_is_escaped_as_serde_escapes_it() {
