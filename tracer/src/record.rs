@@ -99,7 +99,7 @@ pub enum Role {
 pub type States = ArrayVec<StateVisit, MOST_STATES>;
 
 /// States that a record holds at most.
-pub const MOST_STATES: usize = 8;
+pub const MOST_STATES: usize = 6;
 
 /// A stay in one state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

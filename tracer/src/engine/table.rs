@@ -129,6 +129,8 @@ pub(super) struct Table {
     /// Those that may be put to rest.
     drowsy: Vec<Id>,
     indices: [Index; KINDS],
+    /// The newest of a socket, as was found last: events come in pairs.
+    last: Option<(u64, u64, Id)>,
     hasher: RandomState,
     next_serial: u64,
     /// Connections that may have changed since they were last asked for; `None`: nobody asks.
@@ -220,6 +222,7 @@ impl Table {
             lexicon: Lexicon::default(),
             drowsy: Vec::new(),
             indices: std::array::from_fn(|_| Index::new()),
+            last: None,
             hasher: RandomState::default(),
             next_serial: 0,
             touched: is_watched.then(Vec::new),
@@ -406,7 +409,17 @@ impl Table {
         cookie: u64,
         fits: impl Fn(&Connection) -> bool,
     ) -> Option<Id> {
-        self.newest(Key::Cookie(netns, cookie), fits)
+        if let Some((last_netns, last_cookie, id)) = self.last
+            && (last_netns, last_cookie) == (netns, cookie)
+            && self.connection(id).is_some_and(&fits)
+        {
+            return Some(id);
+        }
+        let found = self.newest(Key::Cookie(netns, cookie), fits);
+        if let Some((id, true)) = found {
+            self.last = Some((netns, cookie, id));
+        }
+        found.map(|(id, _)| id)
     }
 
     /// The newest connection of a flow that `fits`. It is awake now.
@@ -416,12 +429,14 @@ impl Table {
         flow: Flow,
         fits: impl Fn(&Connection) -> bool,
     ) -> Option<Id> {
-        self.newest(Key::Flow(netns, flow), fits)
+        let found = self.newest(Key::Flow(netns, flow), fits);
+        found.map(|(id, _)| id)
     }
 
     /// The passive child at a kernel address that has no name yet.
     pub fn by_child(&mut self, netns: u64, address: u64) -> Option<Id> {
-        self.newest(Key::Child(netns, address), Connection::is_open)
+        let found = self.newest(Key::Child(netns, address), Connection::is_open);
+        found.map(|(id, _)| id)
     }
 
     /// A first look for the connection of a socket: into the index.
@@ -575,8 +590,10 @@ impl Table {
         found && names == lens && self.iter().count() == self.len
     }
 
-    fn newest(&mut self, key: Key, fits: impl Fn(&Connection) -> bool) -> Option<Id> {
+    /// The newest that `key` names and that fits, and whether it is the newest of all that it names.
+    fn newest(&mut self, key: Key, fits: impl Fn(&Connection) -> bool) -> Option<(Id, bool)> {
         let mut newest: Option<(u64, Id)> = None;
+        let mut newest_of_all = 0;
         // Seldom there is one that rests.
         let mut resting = [None; 4];
         for index in self.places(key) {
@@ -587,9 +604,12 @@ impl Table {
             let id = Id { index, version };
             match entry.whereabouts.told() {
                 Ok(number) => {
-                    if let Some(connection) = self.awake.get(number)
-                        && key.names(connection)
-                        && newest.is_none_or(|(serial, _)| serial < connection.serial)
+                    let named = self.awake.get(number);
+                    let Some(connection) = named.filter(|named| key.names(named)) else {
+                        continue;
+                    };
+                    newest_of_all = newest_of_all.max(connection.serial);
+                    if newest.is_none_or(|(serial, _)| serial < connection.serial)
                         && fits(connection)
                     {
                         newest = Some((connection.serial, id));
@@ -607,14 +627,15 @@ impl Table {
         }
         for id in resting.into_iter().flatten() {
             self.wake(id);
-            if let Some(connection) = self.connection(id)
-                && newest.is_none_or(|(serial, _)| serial < connection.serial)
-                && fits(connection)
-            {
+            let Some(connection) = self.connection(id) else {
+                continue;
+            };
+            newest_of_all = newest_of_all.max(connection.serial);
+            if newest.is_none_or(|(serial, _)| serial < connection.serial) && fits(connection) {
                 newest = Some((connection.serial, id));
             }
         }
-        newest.map(|(_, id)| id)
+        newest.map(|(serial, id)| (id, serial == newest_of_all))
     }
 
     /// Places that may be named by `key`.
@@ -639,6 +660,7 @@ impl Table {
 
     /// Enters a name of a connection that is in its place and bears that name.
     fn enter(&mut self, key: Key, index: u32) {
+        self.last = None;
         let hash = key.hash(&self.hasher);
         let (directory, awake, packed) = (&self.directory, &self.awake, &self.packed);
         let (combinations, hasher, kind) = (&self.combinations, &self.hasher, key.kind());

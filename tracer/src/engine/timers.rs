@@ -37,6 +37,8 @@ pub(super) struct Timers {
     wheel: Vec<Pile>,
     fired: Pile,
     tick: u64,
+    /// When the next tick begins.
+    next_tick: Timestamp,
 }
 
 /// Ids in no order, in pieces of one size: it grows without moving what it holds.
@@ -85,6 +87,7 @@ impl Timers {
             wheel: vec![Pile::default(); BUCKETS],
             fired: Pile::default(),
             tick: 0,
+            next_tick: Timestamp(0),
         }
     }
 
@@ -164,10 +167,11 @@ impl Timers {
     }
 
     fn turn(&mut self, now: Timestamp) {
-        let target = now.0 / SECOND;
-        if target <= self.tick {
+        if now < self.next_tick {
             return;
         }
+        let target = now.0 / SECOND;
+        self.next_tick = Timestamp((target + 1).saturating_mul(SECOND));
         // One turn empties every bucket, however far the time leaps. What is taken first is on top:
         // the earliest.
         let last = target.min(self.tick + BUCKETS as u64);
