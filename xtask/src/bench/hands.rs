@@ -1,0 +1,88 @@
+//! tracer's example `load`, which makes the loads and measures beside them, as root.
+
+use std::{
+    ffi::OsString,
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+
+use crate::{root::Root, workspace::Workspace};
+
+/// The example, running.
+pub struct Hands {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+    /// Where the tools write to, on a disk.
+    directory: PathBuf,
+}
+
+/// An order that could not be carried out; the next one may be.
+#[derive(Debug)]
+pub struct Refusal(pub String);
+
+impl Hands {
+    /// Starts it.
+    pub fn start(
+        workspace: &Workspace,
+        root: Root,
+        program: &Path,
+        path: OsString,
+    ) -> Result<Self> {
+        let directory = workspace.target.join("tmp/bench");
+        if directory.exists() {
+            // What an interrupted run has left.
+            fs::remove_dir_all(&directory)?;
+        }
+        fs::create_dir_all(&directory)?;
+        let mut child = root
+            .command(program, &[("PATH".to_owned(), path)])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("failed to start {}", program.display()))?;
+        let stdin = child.stdin.take().context("its stdin is piped")?;
+        let stdout = child.stdout.take().context("its stdout is piped")?;
+        Ok(Self {
+            child,
+            stdin,
+            stdout: BufReader::new(stdout),
+            directory,
+        })
+    }
+
+    /// How a tool is named in an order.
+    pub fn tool(&self, command: &[String]) -> Value {
+        json!({ "command": command, "directory": self.directory })
+    }
+
+    /// Has an order carried out.
+    pub fn order(&mut self, order: &Value) -> Result<Result<Value, Refusal>> {
+        writeln!(self.stdin, "{order}").context("the load has ended")?;
+        let mut line = String::new();
+        if self.stdout.read_line(&mut line)? == 0 {
+            bail!("the load has ended before it answered {order}");
+        }
+        let answer: Value =
+            serde_json::from_str(&line).with_context(|| format!("the load answered {line:?}"))?;
+        Ok(match answer["error"].as_str() {
+            Some(error) => Err(Refusal(error.to_owned())),
+            None => Ok(answer),
+        })
+    }
+
+    /// Ends it, and what it has started ends with it.
+    pub fn end(self) -> Result<()> {
+        let Self {
+            mut child, stdin, ..
+        } = self;
+        drop(stdin);
+        child.wait()?;
+        Ok(())
+    }
+}
