@@ -28,7 +28,7 @@ pub use self::{
     deny::deny,
     emulator::{Emulator, emulator},
     kernel::{Kernel, kernel, kernel_names},
-    peers::peers,
+    peers::{Peers, peers},
     tools::tests,
 };
 

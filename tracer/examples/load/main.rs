@@ -30,18 +30,32 @@ mod kernel;
 mod namespace;
 
 use std::io::{self, BufRead as _, Write as _};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use rustix::mount::MountFlags;
 use serde_json::{Value, json};
 
 use order::Order;
 
 fn main() -> Result<()> {
+    show_tracefs().context("failed to mount tracefs")?;
     for line in io::stdin().lock().lines() {
         let answer = obey(&line?).unwrap_or_else(|error| json!({ "error": format!("{error:#}") }));
         let mut out = io::stdout().lock();
         writeln!(out, "{answer}")?;
         out.flush()?;
+    }
+    Ok(())
+}
+
+/// Tools that attach to kernel functions look for tracefs. Where the host has not mounted it, it is
+/// mounted for us and our children alone.
+fn show_tracefs() -> Result<()> {
+    namespace::private_mounts();
+    let place = Path::new("/sys/kernel/tracing");
+    if !place.join("events").exists() {
+        rustix::mount::mount("tracefs", place, "tracefs", MountFlags::empty(), None)?;
     }
     Ok(())
 }

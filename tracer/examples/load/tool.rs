@@ -171,9 +171,9 @@ impl Tool {
             "resident_kib": resident,
             "lines": lines.view(),
             "said": said,
-            // A tool that tells nothing of losses has not said that there are none.
-            "lost": (!lost.is_empty()).then(|| lost.iter().sum::<u64>()),
-            "missed": (!missed.is_empty()).then(|| missed.iter().sum::<u64>()),
+            // All of them tell losses, and nothing where there are none.
+            "lost": lost.iter().sum::<u64>(),
+            "missed": missed.iter().sum::<u64>(),
         }))
     }
 

@@ -1,11 +1,21 @@
 //! What is measured side by side: tracer's ways of telling, and the tools that users have today.
 
-use std::path::Path;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::say;
-use crate::{child, setup, workspace::Workspace};
+use crate::{
+    child,
+    setup::{self, Peers},
+    workspace::Workspace,
+};
+
+/// There where the kernel has them.
+const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
 
 /// A program to run beside a load.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +66,8 @@ impl Contenders {
         match setup::peers(workspace) {
             Ok(peers) => {
                 let path = |path: &Path| path.display().to_string();
-                let script = [path(&peers.bpftrace), path(&peers.script)];
+                let (bpftrace, script) = script(&peers)?;
+                let script = [path(&peers.bpftrace), path(&script)];
                 all.extend([
                     contender(
                         "tcpstates",
@@ -65,7 +76,7 @@ impl Contenders {
                     ),
                     contender("tcplife", Telling::Closes, &[&path(&peers.tcplife)]),
                     contender(
-                        "bpftrace-tcplife",
+                        bpftrace,
                         Telling::Closes,
                         &script.each_ref().map(String::as_str),
                     ),
@@ -77,6 +88,40 @@ impl Contenders {
     }
 }
 
+/// bpftrace's tcplife, as it is called and where it is. It attaches to a function of the kernel's,
+/// which takes kprobes; on a kernel without them its body is attached to the tracepoint.
+fn script(peers: &Peers) -> Result<(&'static str, PathBuf)> {
+    if Path::new(KPROBES).exists() {
+        return Ok(("tcplife.bt", peers.script.clone()));
+    }
+    say("this kernel has no kprobes: bpftrace's tcplife is attached to the tracepoint");
+    let text = fs::read_to_string(&peers.script)?;
+    let moved = peers.script.with_file_name("tcplife-tracepoint.bt");
+    fs::write(
+        &moved,
+        on_tracepoint(&text).context("tcplife.bt is not the one we know")?,
+    )?;
+    Ok(("tcplife.bt-tracepoint", moved))
+}
+
+fn on_tracepoint(script: &str) -> Option<String> {
+    let mut moved = script.to_owned();
+    for (from, to) in [
+        (
+            "kprobe:tcp_set_state",
+            "tracepoint:sock:inet_sock_set_state",
+        ),
+        ("(struct sock *)arg0", "(struct sock *)args.skaddr"),
+        ("$newstate = arg1", "$newstate = args.newstate"),
+    ] {
+        if !moved.contains(from) {
+            return None;
+        }
+        moved = moved.replace(from, to);
+    }
+    Some(moved)
+}
+
 /// The words that leave only the sums.
 fn sums_alone(tracer: &str) -> Result<&'static [&'static str]> {
     let help = child::stdout_of(child::command(tracer).args(["watch", "--help"]))?;
@@ -86,4 +131,20 @@ fn sums_alone(tracer: &str) -> Result<&'static [&'static str]> {
         // A tracer without that option: nobody has this port.
         &["--port", "1"]
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_is_moved_to_the_tracepoint_whole_or_not_at_all() {
+        let script = "kprobe:tcp_set_state\n{ $sk = (struct sock *)arg0; $newstate = arg1; }";
+        assert_eq!(
+            on_tracepoint(script).unwrap(),
+            "tracepoint:sock:inet_sock_set_state\n\
+             { $sk = (struct sock *)args.skaddr; $newstate = args.newstate; }"
+        );
+        assert_eq!(on_tracepoint("kprobe:tcp_close { arg0 }"), None);
+    }
 }

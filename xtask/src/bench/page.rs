@@ -5,13 +5,17 @@ use std::fmt::Write as _;
 use super::figure::{Figure, Machine, Results, Unit};
 
 /// Rows of the table side by side, and what each is called.
-const ROWS: [(&str, &str); 6] = [
+const ROWS: [(&str, &str); 7] = [
     ("watch-json", "**tracer** `watch --json`"),
     ("watch-table", "**tracer** `watch`"),
     ("aggregates", "**tracer**, sums alone"),
     ("tcplife", "tcplife (libbpf-tools)"),
     ("tcpstates", "tcpstates (libbpf-tools)"),
-    ("bpftrace-tcplife", "tcplife.bt (bpftrace)"),
+    ("tcplife.bt", "tcplife.bt (bpftrace)"),
+    (
+        "tcplife.bt-tracepoint",
+        "tcplife.bt (bpftrace), on the tracepoint",
+    ),
 ];
 
 /// What a tool costs, side by side with the others.
