@@ -139,11 +139,14 @@ fn measure(workspace: &Workspace, args: &Args, benches: &[&str]) -> Result<Vec<F
     let tracer = build::tracer(workspace, true)?;
     let program = build::example(workspace, "load")?;
     let path = child::path_with(&setup::tests(workspace)?);
-    let contenders = Contenders::find(workspace, &tracer)?;
+    let contenders = benches
+        .contains(&OVERHEAD)
+        .then(|| Contenders::find(workspace, &tracer))
+        .transpose()?;
     let root = root::ask("bench", "tracing, and making network namespaces,")?;
     let mut hands = Hands::start(workspace, root, &program, path)?;
     let mut figures = Vec::new();
-    if benches.contains(&OVERHEAD) {
+    if let Some(contenders) = contenders {
         figures.extend(overhead::run(&mut hands, &contenders, args)?);
         figures.extend(kernel::run(&mut hands, &contenders, args)?);
     }

@@ -88,3 +88,43 @@ pub fn numbers_beside(word: &str, text: &str) -> Vec<u64> {
     }
     numbers
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counted(text: &str) -> Lines {
+        let port = PORT.to_string();
+        let mut lines = Lines::default();
+        for line in text.split_inclusive('\n') {
+            lines.take(line.as_bytes(), &Finder::new(&port));
+        }
+        lines
+    }
+
+    #[test]
+    fn only_lines_of_the_load_are_counted_and_each_as_what_it_is() {
+        let lines = counted(
+            "{\"type\":\"close\",\"peer\":{\"port\":28765}}\n\
+             {\"type\":\"close\",\"peer\":{\"port\":80}}\n\
+             {\"type\":\"end\",\"local\":{\"port\":28765}}\n\
+             {\"type\":\"inventory\",\"sockets\":28765}\n\
+             {\"type\":\"summary\",\"closed\":1}\n",
+        );
+        assert_eq!((lines.closes, lines.ends), (1, 1));
+        assert_eq!(lines.summary.unwrap()["closed"], 1);
+        let rows = counted("10:04 10.77.0.1:28765 client\n10:05 10.77.0.1:28765 └ expired\nx\n");
+        assert_eq!((rows.closes, rows.ends), (1, 1));
+    }
+
+    #[test]
+    fn losses_are_found_as_each_tool_tells_them() {
+        let tracer = "tracer: 2 closes; events: 9 received, 1,234 lost, 5 missed";
+        assert_eq!(numbers_beside("lost", tracer), [1234]);
+        assert_eq!(numbers_beside("missed", tracer), [5]);
+        let libbpf = "lost 17 events on CPU #0\nlost 4 events on CPU #1";
+        assert_eq!(numbers_beside("lost", libbpf), [17, 4]);
+        assert_eq!(counted("Lost 8245 events\n").lost, [8245]);
+        assert!(numbers_beside("lost", "nothing was lost").is_empty());
+    }
+}

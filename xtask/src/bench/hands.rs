@@ -71,7 +71,7 @@ impl Hands {
         let answer: Value =
             serde_json::from_str(&line).with_context(|| format!("the load answered {line:?}"))?;
         Ok(match answer["error"].as_str() {
-            Some(error) => Err(Refusal(error.to_owned())),
+            Some(error) => Err(Refusal(in_one_line(error))),
             None => Ok(answer),
         })
     }
@@ -84,5 +84,27 @@ impl Hands {
         drop(stdin);
         child.wait()?;
         Ok(())
+    }
+}
+
+/// What a tool says when it fails may be long: its first line and its last tell the most.
+fn in_one_line(error: &str) -> String {
+    let mut lines = error.lines().filter(|line| !line.trim().is_empty());
+    match (lines.next(), lines.next_back()) {
+        (Some(first), Some(last)) => format!("{first} … {last}"),
+        (Some(only), None) => only.to_owned(),
+        (None, _) => "it gave no reason".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_failure_is_told_by_its_first_line_and_its_last() {
+        assert_eq!(in_one_line("ended: a\nb\n\nc\n"), "ended: a … c");
+        assert_eq!(in_one_line("ended\n"), "ended");
+        assert_eq!(in_one_line(""), "it gave no reason");
     }
 }

@@ -17,6 +17,9 @@ use super::{
 /// Connections a second of the steady load.
 const STEADY: u64 = 10_000;
 
+/// Connections that wrk may have begun and not ended when its time was up.
+const UNDER_WAY: f64 = 200.0;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Load {
     Saturated,
@@ -119,6 +122,17 @@ impl Turns<'_> {
             }
             let late = number(&answer, "/load/facts/late")?;
             self.add("untraced", "late_starts", Unit::Count, Better::Lower, late);
+        }
+        if self.load == Load::Saturated {
+            let (asked, answered) = (
+                number(&answer, "/load/connections")?,
+                number(&answer, "/load/facts/answers")?,
+            );
+            if !(0.0..=UNDER_WAY).contains(&(asked - answered)) {
+                say(format_args!(
+                    "the kernel counts {asked} connections, and wrk {answered} answers"
+                ));
+            }
         }
         Ok(answer)
     }
