@@ -31,6 +31,8 @@ mod namespace;
 
 use std::io::{self, BufRead as _, Write as _};
 use std::path::Path;
+use std::sync::mpsc;
+use std::{process, thread};
 
 use anyhow::{Context as _, Result};
 use rustix::mount::MountFlags;
@@ -40,13 +42,27 @@ use order::Order;
 
 fn main() -> Result<()> {
     show_tracefs().context("failed to mount tracefs")?;
-    for line in io::stdin().lock().lines() {
-        let answer = obey(&line?).unwrap_or_else(|error| json!({ "error": format!("{error:#}") }));
+    for line in orders() {
+        let answer = obey(&line).unwrap_or_else(|error| json!({ "error": format!("{error:#}") }));
         let mut out = io::stdout().lock();
         writeln!(out, "{answer}")?;
         out.flush()?;
     }
     Ok(())
+}
+
+/// The lines of stdin. Their end ends us, whatever is under way: the kernel then ends our children.
+fn orders() -> mpsc::IntoIter<String> {
+    let (sender, orders) = mpsc::channel();
+    thread::spawn(move || {
+        for line in io::stdin().lock().lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+        process::exit(0);
+    });
+    orders.into_iter()
 }
 
 /// Tools that attach to kernel functions look for tracefs. Where the host has not mounted it, it is

@@ -41,7 +41,14 @@ impl Hands {
         }
         fs::create_dir_all(&directory)?;
         let mut child = root
-            .command(program, &[("PATH".to_owned(), path)])
+            .command(
+                program,
+                &[
+                    ("PATH".to_owned(), path),
+                    // What an interrupted run leaves is found there by the next one.
+                    ("TMPDIR".to_owned(), directory.clone().into_os_string()),
+                ],
+            )
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
