@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what tracing costs, how soon it tells, beside the tools that users have.
 //!
-//! The file of results keeps the last run of each sub-verb. A figure's spread is its quartiles.
+//! The file of results keeps the last run of each sub-verb. A figure's spread is its quartiles; the
+//! engine's figures bring the least and the greatest of their rounds along.
 
 mod compare;
 mod contenders;
@@ -101,32 +102,42 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     // Before hours of measuring: whether there is something to compare with.
     let against = args.against.as_deref().map(Results::read).transpose()?;
     let watch = Stopwatch::start();
-    let mut figures = Vec::new();
-    if benches != [ENGINE] {
-        figures.extend(measure(workspace, args, benches)?);
-    }
-    if benches.contains(&ENGINE) {
-        figures.extend(engine::run(workspace)?);
-    }
-    targets::set(&mut figures);
-    let now = Results {
+    let out = args.out.clone().unwrap_or(kept);
+    let mut now = Results {
         schema: SCHEMA,
         machine: machine::describe(workspace)?,
-        figures,
+        figures: Vec::new(),
     };
+    let mut sound = true;
+    for (place, bench) in benches.iter().enumerate() {
+        let mut figures = match *bench {
+            ENGINE => {
+                let run = engine::run(workspace)?;
+                sound &= run.succeeded;
+                run.figures
+            }
+            bench => measure(workspace, args, bench)?,
+        };
+        targets::set(&mut figures);
+        now.figures.extend(figures);
+        // What has been measured stays, whatever becomes of the rest.
+        keep(&now, &benches[..=place], &out)?;
+    }
     print!("{}", page::whole(&now));
-    let out = args.out.clone().unwrap_or(kept);
-    keep(&now, benches, &out)?;
     say(format_args!(
         "{} figures in {} ({:.0} s)",
         now.figures.len(),
         out.display(),
         watch.elapsed().as_secs_f32()
     ));
-    match against {
-        Some(before) => Ok(judge(&Comparison::of(&before, &now, benches))),
-        None => Ok(ExitCode::SUCCESS),
+    if let Some(before) = against {
+        sound &= judge(&Comparison::of(&before, &now, benches));
     }
+    Ok(if sound {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// The file of results in the repository.
@@ -135,29 +146,28 @@ fn kept(root: &Path) -> PathBuf {
 }
 
 /// What needs root, nginx and wrk.
-fn measure(workspace: &Workspace, args: &Args, benches: &[&str]) -> Result<Vec<Figure>> {
+fn measure(workspace: &Workspace, args: &Args, bench: &str) -> Result<Vec<Figure>> {
     let tracer = build::tracer(workspace, true)?;
     let program = build::example(workspace, "load")?;
     let path = child::path_with(&setup::tests(workspace)?);
-    let contenders = benches
-        .contains(&OVERHEAD)
+    let contenders = (bench == OVERHEAD)
         .then(|| Contenders::find(workspace, &tracer))
         .transpose()?;
     let root = root::ask("bench", "tracing, and making network namespaces,")?;
     let mut hands = Hands::start(workspace, root, &program, path)?;
-    let mut figures = Vec::new();
-    if let Some(contenders) = contenders {
-        figures.extend(overhead::run(&mut hands, &contenders, args)?);
-        figures.extend(kernel::run(&mut hands, &contenders, args)?);
-    }
-    if benches.contains(&LATENCY) {
-        figures.extend(latency::run(&mut hands, &tracer, args)?);
-    }
+    let figures = match contenders {
+        Some(contenders) => {
+            let mut figures = overhead::run(&mut hands, &contenders, args)?;
+            figures.extend(kernel::run(&mut hands, &contenders, args)?);
+            figures
+        }
+        None => latency::run(&mut hands, &tracer, args)?,
+    };
     hands.end()?;
     Ok(figures)
 }
 
-/// Writes the results; what other sub-verbs have left in the file stays.
+/// Writes the results of `benches`; what other ones have left in the file stays.
 fn keep(now: &Results, benches: &[&str], out: &Path) -> Result<()> {
     let mut all = now.clone();
     if out.exists() {
@@ -169,12 +179,14 @@ fn keep(now: &Results, benches: &[&str], out: &Path) -> Result<()> {
         [OVERHEAD, LATENCY, ENGINE]
             .iter()
             .position(|bench| *bench == figure.bench)
+            .unwrap_or(usize::MAX)
     };
     all.figures.sort_by_key(place);
     all.write(out)
 }
 
-fn judge(comparison: &Comparison) -> ExitCode {
+/// Says what has become worse; whether nothing has.
+fn judge(comparison: &Comparison) -> bool {
     for name in &comparison.missing {
         say(format_args!("not measured this time: {name}"));
     }
@@ -183,9 +195,8 @@ fn judge(comparison: &Comparison) -> ExitCode {
     }
     if comparison.worse.is_empty() {
         say("no ratio is worse by more than a tenth");
-        return ExitCode::SUCCESS;
     }
-    ExitCode::FAILURE
+    comparison.worse.is_empty()
 }
 
 fn say(what: impl Display) {

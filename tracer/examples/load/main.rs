@@ -11,6 +11,7 @@
 )]
 
 mod children;
+mod clearance;
 mod empties;
 mod lines;
 mod order;

@@ -112,7 +112,7 @@ fn round(load: Load, seconds: u64, spec: Option<&Spec>) -> Result<Value> {
     let stage = load.stage()?;
     let Some(spec) = spec else {
         let load = load.run(&stage, seconds)?;
-        stage.strike();
+        stage.strike()?;
         return Ok(json!({ "load": load }));
     };
     let mut tool = Tool::start(spec)?;
@@ -124,7 +124,7 @@ fn round(load: Load, seconds: u64, spec: Option<&Spec>) -> Result<Value> {
     tool.wait_until_settled()?;
     let (after, cpu) = (stage.counts(), tool.processor_time()? - cpu_before);
     let tool = tool.stop()?;
-    stage.strike();
+    stage.strike()?;
     Ok(json!({
         "load": load, "tool": tool, "cpu_ns": nanoseconds(cpu),
         "cpu_loaded_ns": nanoseconds(cpu_loaded), "sockets": sockets(before, after),
@@ -154,7 +154,7 @@ fn with_statistics(load: Load, seconds: u64, spec: &Spec) -> Result<Value> {
     let all = programs::difference(&before, &after);
     drop(empties);
     let said = tool.stop()?;
-    stage.strike();
+    stage.strike()?;
     if all.is_empty() {
         bail!("it holds no descriptor of a program");
     }
@@ -183,7 +183,7 @@ fn latency(load: Load, seconds: u64, spec: &Spec) -> Result<Value> {
     }
     tool.end()?;
     let waits = reading.finish()?.view();
-    stage.strike();
+    stage.strike()?;
     Ok(json!({ "load": load, "lines": waits, "said": tool.last_words() }))
 }
 
@@ -204,7 +204,7 @@ fn start(rate: u64, spec: &Spec) -> Result<Value> {
             Err(_) => bail!("the reader has panicked"),
         }
     })?;
-    stage.strike();
+    stage.strike()?;
     Ok(json!({ "first_event_ns": nanoseconds(took) }))
 }
 

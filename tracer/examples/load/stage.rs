@@ -14,6 +14,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::children;
+use crate::clearance;
 use crate::namespace::VethPair;
 
 /// nginx's, and nobody else's on this machine: lines are told by it.
@@ -27,13 +28,10 @@ const SERVERS: [Ipv4Addr; 4] = [
     Ipv4Addr::new(10, 77, 0, 14),
 ];
 
-/// How long the kernel is left to clear away a namespace with its TIME_WAITs.
-const CLEARED: Duration = Duration::from_millis(400);
-
 /// The client's namespace, and the server's with nginx in it.
 pub struct Stage {
-    pub pair: VethPair,
     nginx: Option<Nginx>,
+    pub pair: VethPair,
 }
 
 /// What both namespaces have counted.
@@ -92,16 +90,10 @@ impl Stage {
 
 impl Stage {
     /// Ends it, and waits until the kernel has cleared it away.
-    pub fn strike(self) {
-        drop(self);
-        thread::sleep(CLEARED);
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
+    pub fn strike(mut self) -> Result<()> {
         // Its sockets keep the namespace alive.
         self.nginx.take();
+        clearance::clear(self.pair, |pair| [&pair.first, &pair.second])
     }
 }
 

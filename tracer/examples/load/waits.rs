@@ -97,8 +97,9 @@ impl Waits {
                 continue;
             };
             self.first.get_or_insert_with(Instant::now);
-            if let Some(at) = stamp.find(line) {
-                let at = number(&line[at + stamp.needle().len()..]);
+            // What was never seen has none.
+            let at = stamp.find(line).map(|at| at + stamp.needle().len());
+            if let Some(at) = at.and_then(|at| number(&line[at..])) {
                 let waits = self.by_kind.entry(kind).or_default();
                 waits.push(now.saturating_sub(at));
             }
@@ -132,8 +133,7 @@ fn is_of(line: &[u8], kind: &str) -> bool {
         .is_some_and(|rest| rest.starts_with(kind.as_bytes()))
 }
 
-fn number(text: &[u8]) -> u64 {
-    text.iter()
-        .take_while(|byte| byte.is_ascii_digit())
-        .fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
+fn number(text: &[u8]) -> Option<u64> {
+    let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    std::str::from_utf8(&text[..digits]).ok()?.parse().ok()
 }

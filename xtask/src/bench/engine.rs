@@ -1,25 +1,51 @@
 //! tracer's own benchmark of its engine, which prints figures as JSON lines.
 
+use std::process::Stdio;
+
 use anyhow::{Context as _, Result};
 
 use super::{ENGINE, figure::Figure, say};
 use crate::{child, workspace::Workspace};
 
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Run {
+    pub figures: Vec<Figure>,
+    /// It also fails where the engine does what it must not.
+    pub succeeded: bool,
+}
+
 /// Runs it and takes its figures in.
-pub fn run(workspace: &Workspace) -> Result<Vec<Figure>> {
-    if !workspace.root.join("tracer/benches/engine.rs").exists() {
+pub fn run(workspace: &Workspace) -> Result<Run> {
+    let benches = workspace.root.join("tracer/benches");
+    if !["engine.rs", "engine/main.rs"]
+        .iter()
+        .any(|file| benches.join(file).exists())
+    {
         say("there is no benchmark of the engine");
-        return Ok(Vec::new());
+        return Ok(Run {
+            succeeded: true,
+            ..Run::default()
+        });
     }
     say("the engine's benchmark");
-    let said = child::stdout_of(workspace.cargo().args([
-        "bench",
-        "--package",
-        "tracer",
-        "--bench",
-        ENGINE,
-    ]))?;
-    figures(&said)
+    let output = workspace
+        .cargo()
+        .args(["bench", "--package", "tracer", "--bench", ENGINE])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("failed to start cargo bench")?;
+    let succeeded = output.status.success();
+    if !succeeded {
+        say(format_args!(
+            "the engine's benchmark failed: {}",
+            output.status
+        ));
+    }
+    Ok(Run {
+        figures: figures(&String::from_utf8_lossy(&output.stdout))?,
+        succeeded,
+    })
 }
 
 fn figures(said: &str) -> Result<Vec<Figure>> {

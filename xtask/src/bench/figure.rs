@@ -14,9 +14,9 @@ pub struct Figure {
     pub name: String,
     /// The median of the rounds.
     pub value: f64,
-    /// The lower quartile of the rounds.
+    /// The lower quartile of the rounds; the engine's benchmark tells the least.
     pub low: f64,
-    /// The upper one.
+    /// The upper one, or the greatest.
     pub high: f64,
     pub unit: Unit,
     pub better: Better,

@@ -20,6 +20,9 @@ const STEADY: u64 = 10_000;
 /// Connections that wrk may have begun and not ended when its time was up.
 const UNDER_WAY: f64 = 200.0;
 
+/// Connections of others that disturb a load, by its own.
+const FOREIGN: f64 = 0.01;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Load {
     Saturated,
@@ -187,6 +190,14 @@ impl Turns<'_> {
         if matches!(contender.telling, Telling::Closes | Telling::ClosesAndEnds) && opened > 0.0 {
             let told = closes / opened;
             self.add(name, "closes_told", Unit::Ratio, Better::Higher, told);
+        }
+        if let Some(seen) = traced["tool"]["lines"]["summary"]["closed"].as_f64()
+            && seen > opened * (1.0 + FOREIGN)
+        {
+            say(format_args!(
+                "the host is not quiet: {:.0} of {seen:.0} closes were not this load's",
+                seen - opened
+            ));
         }
         if contender.telling == Telling::ClosesAndEnds {
             let over = opened - number(traced, "/sockets/time_waits")?;

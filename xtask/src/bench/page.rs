@@ -58,7 +58,7 @@ pub fn whole(results: &Results) -> String {
             figure.rounds.to_string(),
         ]
     };
-    let head = ["bench", "figure", "median", "quartiles", "rounds"];
+    let head = ["bench", "figure", "median", "spread", "rounds"];
     page.push_str(&aligned(&head, results.figures.iter().map(row)));
     page
 }
@@ -118,10 +118,7 @@ fn with_targets(results: &Results) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    aligned(
-        &["figure", "median", "quartiles", "target", "aim", ""],
-        rows,
-    )
+    aligned(&["figure", "median", "spread", "target", "aim", ""], rows)
 }
 
 fn measured_on(machine: &Machine) -> String {
