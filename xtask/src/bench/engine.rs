@@ -5,7 +5,7 @@ use std::process::Stdio;
 use anyhow::{Context as _, Result};
 
 use super::{ENGINE, figure::Figure, say};
-use crate::{child, workspace::Workspace};
+use crate::workspace::Workspace;
 
 /// What came of it.
 #[derive(Debug, Default)]
