@@ -44,7 +44,7 @@ use crate::{
 pub struct Args {
     #[command(subcommand)]
     what: Option<What>,
-    /// Fail where a ratio is worse by more than a tenth than in this file of results
+    /// Fail where a ratio of tracer's is worse by more than a tenth than in this file of results
     #[arg(long, global = true, value_name = "FILE")]
     against: Option<PathBuf>,
     /// Where to keep the results [default: tracer/benches/results.json]

@@ -1,6 +1,9 @@
 //! A run held against another one.
 
-use super::figure::{Better, Figure, Results, Unit};
+use super::{
+    contenders::is_of_another,
+    figure::{Better, Figure, Results, Unit},
+};
 
 /// By how much of itself a ratio may get worse: machines are noisy.
 const ALLOWED: f64 = 0.1;
@@ -19,7 +22,8 @@ impl Comparison {
     pub fn of(before: &Results, now: &Results, benches: &[&str]) -> Self {
         let mut comparison = Self::default();
         for old in &before.figures {
-            if !benches.contains(&old.bench.as_str()) {
+            // Another tool's ratio is no doing of ours.
+            if !benches.contains(&old.bench.as_str()) || is_of_another(&old.name) {
                 continue;
             }
             match now.figure(&old.bench, &old.name) {
@@ -93,6 +97,25 @@ mod tests {
     fn only_ratios_are_judged() {
         let ns = |value| figure("kernel/x", value, Unit::Ns, Better::Lower);
         assert_eq!(compared(ns(100.0), ns(900.0)), Comparison::default());
+    }
+
+    #[test]
+    fn other_tools_may_get_worse_or_be_absent() {
+        let other = |value| {
+            figure(
+                "saturated/tcplife/rate_kept",
+                value,
+                Unit::Ratio,
+                Better::Higher,
+            )
+        };
+        assert_eq!(compared(other(0.9), other(0.1)), Comparison::default());
+        let before = results(vec![other(0.9)]);
+        let now = results(Vec::new());
+        assert_eq!(
+            Comparison::of(&before, &now, &["overhead"]),
+            Comparison::default()
+        );
     }
 
     #[test]

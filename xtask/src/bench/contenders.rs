@@ -39,6 +39,19 @@ pub enum Telling {
     Sums,
 }
 
+/// Names of the tools that are not ours.
+const OTHERS: [&str; 4] = [
+    "tcpstates",
+    "tcplife",
+    "tcplife.bt",
+    "tcplife.bt-tracepoint",
+];
+
+/// Whether a figure of that name tells of a tool that is not ours.
+pub fn is_of_another(figure: &str) -> bool {
+    figure.split('/').any(|part| OTHERS.contains(&part))
+}
+
 /// All that can be had here.
 pub struct Contenders {
     pub all: Vec<Contender>,

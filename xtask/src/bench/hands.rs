@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use crate::{root::Root, workspace::Workspace};
+use crate::{child, root::Root, workspace::Workspace};
 
 /// The example, running.
 pub struct Hands {
@@ -36,8 +36,9 @@ impl Hands {
     ) -> Result<Self> {
         let directory = workspace.target.join("tmp/bench");
         if directory.exists() {
-            // What an interrupted run has left.
-            fs::remove_dir_all(&directory)?;
+            // What an interrupted run has left is root's.
+            let mut remove = root.command(Path::new("rm"), &[]);
+            child::succeed(remove.args(["-r", "--"]).arg(&directory))?;
         }
         fs::create_dir_all(&directory)?;
         let mut child = root

@@ -7,6 +7,17 @@ use anyhow::Result;
 use super::figure::Machine;
 use crate::{child, workspace::Workspace};
 
+/// What differs from the commit, but for what a bench itself has left there.
+const CHANGED: [&str; 7] = [
+    "status",
+    "--porcelain",
+    "--untracked-files=no",
+    "--",
+    ".",
+    ":!tracer/benches/results.json",
+    ":!README.md",
+];
+
 /// This one, now.
 pub fn describe(workspace: &Workspace) -> Result<Machine> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -19,7 +30,7 @@ pub fn describe(workspace: &Workspace) -> Result<Machine> {
     };
     // Sources without a repository have no commit.
     let commit = git(&["rev-parse", "HEAD"]).unwrap_or_default();
-    let changed = git(&["status", "--porcelain", "--untracked-files=no"]).unwrap_or_default();
+    let changed = git(&CHANGED).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
     Ok(Machine {
         kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),

@@ -69,6 +69,10 @@ fn fetch(setup: &Path, dir: &Path) -> Result<()> {
     if child::on_path("apt-get").is_none() {
         bail!("this machine has no apt");
     }
+    say(format_args!(
+        "fetching {} of {SUITE} to measure beside, for this directory alone",
+        PACKAGES.join(" and ")
+    ));
     let root = dir.join("root");
     let mut failures = Vec::new();
     for mirror in apt::mirrors()? {
