@@ -12,7 +12,7 @@ pub struct Figure {
     pub bench: String,
     /// `saturated/watch-json/rate_kept`.
     pub name: String,
-    /// The median of the rounds.
+    /// The median of the rounds; of losses and the like, the worst one.
     pub value: f64,
     /// The lower quartile of the rounds; the engine's benchmark tells the least.
     pub low: f64,

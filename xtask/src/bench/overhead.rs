@@ -177,7 +177,7 @@ impl Turns<'_> {
         let name = contender.name;
         for what in ["lost", "missed"] {
             if let Some(count) = traced["tool"][what].as_f64() {
-                self.add(name, what, Unit::Count, Better::Lower, count);
+                self.add_fault(name, what, count);
             }
         }
         if traced["tool"]["ended_in_time"] != true {
@@ -203,7 +203,7 @@ impl Turns<'_> {
             let over = opened - number(traced, "/sockets/time_waits")?;
             let ends = number(traced, "/tool/lines/ends")?;
             let wrong = (closes - opened).abs() + (ends - over).abs();
-            self.add(name, "lines_unaccounted", Unit::Count, Better::Lower, wrong);
+            self.add_fault(name, "lines_unaccounted", wrong);
         }
         Ok(())
     }
@@ -211,6 +211,11 @@ impl Turns<'_> {
     fn add(&mut self, who: &str, what: &str, unit: Unit, better: Better, value: f64) {
         let name = format!("{}/{who}/{what}", self.load.name());
         self.rounds.add(name, unit, better, value);
+    }
+
+    fn add_fault(&mut self, who: &str, what: &str, count: f64) {
+        let name = format!("{}/{who}/{what}", self.load.name());
+        self.rounds.add_worst(name, Unit::Count, count);
     }
 }
 

@@ -21,6 +21,15 @@ struct Series {
     unit: Unit,
     better: Better,
     values: Vec<f64>,
+    /// Of which round the figure is.
+    chosen: Chosen,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chosen {
+    Median,
+    /// One round with losses is no better for six without.
+    Greatest,
 }
 
 impl Rounds {
@@ -33,6 +42,16 @@ impl Rounds {
 
     /// Adds one round's measurement to the figure `name`.
     pub fn add(&mut self, name: String, unit: Unit, better: Better, value: f64) {
+        self.note(name, unit, better, value, Chosen::Median);
+    }
+
+    /// The same for what must never happen, and for greatest values: the figure is the worst
+    /// round's, and the spread goes from the least to the greatest.
+    pub fn add_worst(&mut self, name: String, unit: Unit, value: f64) {
+        self.note(name, unit, Better::Lower, value, Chosen::Greatest);
+    }
+
+    fn note(&mut self, name: String, unit: Unit, better: Better, value: f64, chosen: Chosen) {
         match self.series.iter_mut().find(|series| series.name == name) {
             Some(series) => series.values.push(value),
             None => self.series.push(Series {
@@ -40,6 +59,7 @@ impl Rounds {
                 unit,
                 better,
                 values: vec![value],
+                chosen,
             }),
         }
     }
@@ -47,7 +67,13 @@ impl Rounds {
     /// The figures, in the order in which they were first measured.
     pub fn finish(self) -> Vec<Figure> {
         let figure = |series: Series| {
-            let spread = Spread::of(&series.values)?;
+            let mut spread = Spread::of(&series.values)?;
+            if series.chosen == Chosen::Greatest {
+                let values = series.values.iter().copied();
+                spread.low = values.clone().fold(f64::INFINITY, f64::min);
+                spread.high = values.fold(0.0, f64::max);
+                spread.median = spread.high;
+            }
             Some(Figure {
                 bench: self.bench.to_owned(),
                 name: series.name,
@@ -93,6 +119,16 @@ mod tests {
         assert_eq!(figures.len(), 2);
         assert_eq!((figures[0].value, figures[0].rounds), (2.0, 3));
         assert_eq!(figures[1].value, 123_460.0);
+    }
+
+    #[test]
+    fn of_faults_the_worst_round_counts() {
+        let mut rounds = Rounds::of("overhead");
+        for count in [0.0, 0.0, 12.0, 0.0] {
+            rounds.add_worst("a/lost".into(), Unit::Count, count);
+        }
+        let figure = rounds.finish().remove(0);
+        assert_eq!((figure.value, figure.low, figure.high), (12.0, 0.0, 12.0));
     }
 
     #[test]
