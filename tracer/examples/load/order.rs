@@ -120,6 +120,7 @@ fn round(load: Load, seconds: u64, spec: Option<&Spec>) -> Result<Value> {
     let (before, cpu_before) = (stage.counts(), tool.processor_time()?);
     let load = load.run(&stage, seconds)?;
     let cpu_loaded = tool.processor_time()? - cpu_before;
+    stage.wait_until_closed();
     thread::sleep(CALM);
     tool.wait_until_settled()?;
     let (after, cpu) = (stage.counts(), tool.processor_time()? - cpu_before);

@@ -77,6 +77,23 @@ impl Stage {
             .map(|server| SocketAddrV4::new(server, PORT).into())
     }
 
+    /// Waits until what a load has begun is closed: nothing but the listener is left, or five
+    /// seconds have passed.
+    pub fn wait_until_closed(&self) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let namespaces = [&self.pair.first, &self.pair.second];
+        let in_use = || {
+            namespaces
+                .map(|it| it.run(sockets_in_use))
+                .iter()
+                .sum::<u64>()
+        };
+        let listeners = u64::from(self.nginx.is_some());
+        while in_use() > listeners && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// The kernel's counters now.
     pub fn counts(&self) -> Counts {
         let (client, server) = (self.pair.first.counters(), self.pair.second.counters());
@@ -95,6 +112,15 @@ impl Stage {
         self.nginx.take();
         clearance::clear(self.pair, |pair| [&pair.first, &pair.second])
     }
+}
+
+/// TCP sockets of the calling thread's namespace that are not closed, less minisockets.
+fn sockets_in_use() -> u64 {
+    let text = fs::read_to_string("/proc/thread-self/net/sockstat").unwrap_or_default();
+    text.lines()
+        .find_map(|line| line.strip_prefix("TCP: inuse "))
+        .and_then(|rest| rest.split(' ').next()?.parse().ok())
+        .unwrap_or(0)
 }
 
 /// nginx, answering every request with two bytes.
