@@ -21,12 +21,12 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds the program that makes the demo's scenes.
-pub fn scene(workspace: &Workspace) -> Result<PathBuf> {
+/// Builds one of tracer's examples: what makes the demo's scenes, the bench's loads.
+pub fn example(workspace: &Workspace, name: &str) -> Result<PathBuf> {
     let mut cargo = workspace.cargo();
-    cargo.args(["build", "--package", "tracer", "--example", "scene"]);
+    cargo.args(["build", "--package", "tracer", "--example", name]);
     child::succeed(cargo.env_remove("CARGO_BUILD_TARGET"))?;
-    Ok(workspace.target.join("debug/examples/scene"))
+    Ok(workspace.target.join("debug/examples").join(name))
 }
 
 /// Builds everything; returns the program's path.

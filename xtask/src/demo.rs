@@ -88,7 +88,7 @@ impl Scene {
 /// Builds, plays the scenes, and shows what tracer says of each.
 pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let tracer = build::tracer(workspace, true)?;
-    let program = build::scene(workspace)?;
+    let program = build::example(workspace, "scene")?;
     if child::on_path("ip").is_none() {
         bail!("the scenes need `ip`: install the package iproute2 (apt-get install iproute2)");
     }

@@ -2,6 +2,7 @@
 //!
 //! What the verbs say goes to stderr, prefixed with the verb; stdout is the child's.
 
+mod bench;
 mod bpf;
 mod build;
 mod child;
@@ -44,6 +45,8 @@ enum Verb {
     Demo(demo::Args),
     /// Set up, build, and run every test; what needs root runs under sudo
     Test(test::Args),
+    /// Measure what tracing costs and how soon it tells, beside other tools
+    Bench(bench::Args),
     /// Run the tests that trace on Debian's kernels, in an emulator
     Vm(vm::Args),
     /// Check formatting, lints, documentation and dependencies
@@ -70,6 +73,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Run(args) => run::run(&workspace, &args),
         Verb::Demo(args) => demo::run(&workspace, &args),
         Verb::Test(args) => test::run(&workspace, &args),
+        Verb::Bench(args) => bench::run(&workspace, &args),
         Verb::Vm(args) => vm::run(&workspace, &args),
         Verb::Lint(args) => lint::run(&workspace, &args),
         Verb::Dist => dist::run(&workspace),

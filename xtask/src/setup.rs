@@ -7,6 +7,7 @@ mod bpf_linker;
 mod deny;
 mod emulator;
 mod kernel;
+mod peers;
 mod rust_src;
 mod stamp;
 mod tools;
@@ -27,6 +28,7 @@ pub use self::{
     deny::deny,
     emulator::{Emulator, emulator},
     kernel::{Kernel, kernel, kernel_names},
+    peers::{Peers, peers},
     tools::tests,
 };
 

@@ -41,7 +41,7 @@ pub(super) struct Memory {
 
 /// Numbers of ends by a name's hash, in sets of sixteen: a set keeps its latest, and those that the
 /// queue has forgotten drop out at its end. So an entry costs one line of the processor's cache and
-/// is never taken out. With sets half full a name is lost early once in thousands.
+/// is never taken out. With sets half full one name in a thousand is lost early.
 struct Traces {
     sets: Box<[[u32; Self::WAYS]]>,
 }
@@ -232,7 +232,7 @@ mod tests {
         assert!(memory.by_cookie(1, 10).is_none());
         let known =
             (11..=CAPACITY as u64 + 10).filter(|cookie| memory.by_cookie(1, *cookie).is_some());
-        // A few of the oldest may have found their set full.
-        assert!(known.count() > CAPACITY - CAPACITY / 1000);
+        // Of the oldest some hundred have found their set full.
+        assert!(known.count() > CAPACITY - CAPACITY / 400);
     }
 }
