@@ -18,6 +18,7 @@ use crate::btf::{BtfError, KernelBtf, Layout, VMLINUX};
 
 use crate::handler::{self, HandlerError};
 use crate::kallsyms;
+use crate::object::{self, ObjectError};
 use crate::stream::{ProbeReport, ProbeState};
 
 mod account;
@@ -41,6 +42,9 @@ pub enum ProbeError {
     /// This program was built without its BPF object.
     #[error("this tracer was built without its BPF programs: build it with `cargo xtask build`")]
     NoObject,
+    /// The object does not fit the kernel.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
     /// The kernel's layout could not be had.
     #[error(
         "cannot tell where this kernel keeps its fields; a kernel with CONFIG_DEBUG_INFO_BTF=y is needed"
@@ -250,7 +254,7 @@ impl Probes {
 /// The system calls that lead to SOCK_DESTROY. (Those of 32-bit programs have other numbers.)
 const SEND_CALLS: [u32; 2] = [libc::SYS_sendto as u32, libc::SYS_sendmsg as u32];
 
-/// What is written into the object's .rodata.
+/// What is written into the object's instructions and its .rodata.
 struct Constants {
     layout: Layout,
     handler: u64,
@@ -264,13 +268,12 @@ fn load(
     constants: &Constants,
 ) -> Result<Ebpf, ProbeError> {
     let level = log_level();
+    let object = object::for_kernel(object, &constants.layout.offsets, constants.handler)?;
     EbpfLoader::new()
         .btf(Some(btf))
-        .override_global("OFFSETS", &constants.layout.offsets, true)
         .override_global("REPAIR_MASK", &constants.layout.repair_mask, true)
         .override_global("TIMESTAMPS_MASK", &constants.layout.timestamps_mask, true)
         .override_global("PORT_LOCK_MASK", &constants.layout.port_lock_mask, true)
-        .override_global("TW_TIMER_HANDLER", &constants.handler, true)
         .override_global(
             "RUN_QUEUE_TO_PREEMPT_COUNT",
             &constants.layout.run_queue_to_preempt_count,
@@ -284,7 +287,7 @@ fn load(
         )
         .override_global(aya_log::LEVEL, &level, false)
         .map_max_entries("EVENTS", buffer_bytes)
-        .load(object)
+        .load(&object)
         .map_err(|error| {
             if is_refusal(&error) {
                 ProbeError::NotPermitted
