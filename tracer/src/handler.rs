@@ -74,17 +74,25 @@ impl From<MapError> for HandlerError {
     }
 }
 
-/// Finds the handler.
+/// What the kernel's symbols tell of the handler. To read them all takes a while.
+///
+/// # Errors
+/// Where they do not tell.
+pub fn symbol(kallsyms: &Path) -> Result<u64, SymbolError> {
+    kallsyms::address_of(kallsyms, NAME)
+}
+
+/// The handler, by its [`symbol`] or, where that is hidden, by a minisocket of our own.
 ///
 /// # Errors
 /// Where neither the symbols nor a connection of our own tell.
 pub fn address(
-    kallsyms: &Path,
+    symbol: Result<u64, SymbolError>,
     object: &[u8],
     btf: &Btf,
     layout: &Layout,
 ) -> Result<u64, HandlerError> {
-    match kallsyms::address_of(kallsyms, NAME) {
+    match symbol {
         Err(SymbolError::Hidden) => learn(object, btf, layout),
         told => Ok(told?),
     }
