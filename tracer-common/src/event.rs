@@ -1,5 +1,6 @@
 //! The records on the ring buffer. Each starts with a [`Header`] whose kind and length come first,
-//! so that a reader can step over a kind that it does not know.
+//! so that a reader can step over a kind that it does not know. One place in the ring may hold
+//! several, one behind the other.
 //!
 //! All numbers are in the host's byte order, ports included; addresses are in network order. The
 //! records of one socket appear in the order in which things happened to it, because the socket's
@@ -99,15 +100,15 @@ pub mod flags {
     /// between the record before this in the ring and this one is not told. Several may bear it
     /// for one loss, where processors raced.
     pub const AFTER_LOSS: u16 = 1 << 3;
-    /// Made in a softirq (or above). With [`IN_TASK`] clear too: not known. Told of minisockets and
-    /// at CLOSE.
+    /// Made in a softirq (or above). With [`IN_TASK`] clear too: not known. Told of
+    /// [`super::Kind::TimerCancel`].
     pub const IN_SOFTIRQ: u16 = 1 << 4;
     /// Made in process context, by a thread that is not the kernel's. What a system call makes is not
     /// all of its own doing: segments that came while it held the socket's lock are handled as it
-    /// lets go. Told of minisockets and at CLOSE.
+    /// lets go. Told of [`super::Kind::TimerCancel`].
     pub const IN_TASK: u16 = 1 << 5;
-    /// The network namespace is being taken down: nobody holds it any more. Told of minisockets and
-    /// at CLOSE.
+    /// The network namespace is being taken down: nobody holds it any more. Told of
+    /// [`super::Kind::TimerCancel`] and at CLOSE.
     pub const NETNS_DYING: u16 = 1 << 6;
     /// The current thread is in sendto() or sendmsg(), and acts: the way to SOCK_DESTROY. Told of
     /// [`super::Kind::TimerCancel`].
@@ -264,7 +265,8 @@ pub struct Close<A> {
     pub facts: CloseFacts,
 }
 
-/// The task that made the transition of the same socket just before ([`Kind::Task`]).
+/// The task that made the transition of the same socket just before ([`Kind::Task`]). Beside a
+/// [`Transition`] it lies in the same place of the ring, with the same time.
 ///
 /// It is made only on edges where the current task can be the one that acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -412,12 +414,17 @@ pub struct CallFailed<A> {
     pub addresses: A,
 }
 
-/// What each processor has counted. One per-CPU array element, read by the user side.
+/// What each processor has counted and keeps. One per-CPU array element, read by the user side.
+///
+/// What each event touches comes first: as few cache lines as can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Account {
     /// Records that were attempted: the low half is the next [`Header::seq`].
     pub attempts: u64,
+    /// Marks of what the first program on a hook has seen and the second has not yet come by, by
+    /// [`Hook`]: the programs' own.
+    pub marks: [[u64; Account::MARKS]; Hook::COUNT],
     /// Records that found no room in the ring, by [`Kind`].
     pub lost: [u64; Kind::COUNT],
     /// Records that a second program made ([`flags::RECOVERED`]), doubles included, by [`Hook`].
@@ -425,6 +432,12 @@ pub struct Account {
     /// Runs of a second program for events that the first did not see and that are none of ours
     /// (another protocol), by [`Hook`].
     pub foreign: [u64; Hook::COUNT],
+}
+
+impl Account {
+    /// Marks a hook has at once: what comes between two programs takes the place of another's mark
+    /// in one of so many cases.
+    pub const MARKS: usize = 4;
 }
 
 // SAFETY: Account is repr(C), made of u64 alone, without padding; every bit pattern is valid.
@@ -471,6 +484,7 @@ const _: () = {
     assert!(size_of::<Transition<V4>>() == 64 && size_of::<Transition<V6>>() == 88);
     assert!(offset_of!(Transition<V4>, old) == 48 && offset_of!(Transition<V4>, addresses) == 56);
     assert!(size_of::<CloseFacts>() == 72 && offset_of!(CloseFacts, bytes_sent) == 40);
+    assert!(offset_of!(CloseFacts, shutdown) % 4 == 0);
     assert!(size_of::<Close<V4>>() == 136 && size_of::<Close<V6>>() == 160);
     assert!(offset_of!(Close<V6>, facts) == 88);
     assert!(size_of::<Task>() == 104 && offset_of!(Task, cgroup) == 64);
@@ -482,6 +496,6 @@ const _: () = {
     assert!(size_of::<CallFailed<V4>>() == 128 && size_of::<CallFailed<V6>>() == 152);
     assert!(offset_of!(CallFailed<V4>, asked) == 72);
     assert!(offset_of!(CallFailed<V4>, addresses) == 120);
-    assert!(size_of::<Account>() == 8 + 96 + 32 + 32);
+    assert!(size_of::<Account>() == 8 + 128 + 96 + 32 + 32);
     assert!(size_of::<Losses>() == 8 && offset_of!(Losses, told) == 4);
 };

@@ -1,11 +1,41 @@
 //! Where the running kernel keeps the fields that the BPF programs read.
 //!
-//! The loader resolves each from the kernel's BTF and writes the whole [`Offsets`] into the
-//! object's .rodata, where the verifier sees constants. Nothing is hard-coded, so one object
-//! serves every kernel.
+//! The loader resolves each from the kernel's BTF and writes it into the instructions that stand
+//! for it in the object: see [`placeholder`]. Nothing is hard-coded, so one object serves every
+//! kernel, and none of them reads its offsets from memory as it runs.
 
 /// An offset that the running kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
+
+/// What the object's instructions hold where the loader writes what it knows.
+///
+/// Nothing else in the object has such numbers: offsets of its own records and of its stack are far
+/// smaller.
+pub mod placeholder {
+    /// From here on, a load's offset (16 bits) stands for a field: see [`load`].
+    pub const LOAD: i16 = 0x7000;
+    /// From here on, what is moved to a register (32 bits) is the field's offset itself.
+    pub const OFFSET: i32 = 0x7a11_0000;
+    /// What is moved to a register (64 bits): the address of `tw_timer_handler`.
+    pub const HANDLER: i64 = 0x7261_6365_725f_7477;
+    /// Words that a load may lie behind its field's start.
+    pub const WORDS: usize = 8;
+
+    /// The offset of a load, `word` 32-bit words behind the field that lies at `slot` in
+    /// [`Offsets`](super::Offsets).
+    #[must_use]
+    pub const fn load(slot: usize, word: usize) -> i16 {
+        assert!(word < WORDS);
+        LOAD + (slot / size_of::<u32>() * WORDS + word) as i16
+    }
+
+    /// The field's number by which [`OFFSET`] is raised, from its place in
+    /// [`Offsets`](super::Offsets).
+    #[must_use]
+    pub const fn offset(slot: usize) -> i32 {
+        OFFSET + (slot / size_of::<u32>()) as i32
+    }
+}
 
 /// Bytes that the programs copy from the start of a socket whose pointer the verifier does not
 /// know. Every field of `sock_common` and `inet_timewait_sock` in [`Offsets`] but the timer itself

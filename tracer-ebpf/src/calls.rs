@@ -12,13 +12,14 @@ use aya_ebpf::helpers::generated::{
     bpf_get_current_task_btf, bpf_probe_read_user, bpf_task_pt_regs,
 };
 use aya_ebpf::programs::TracePointContext;
-use tracer_common::event::{CallFailed, Kind, V4, calls, flags};
+use tracer_common::event::{CallFailed, Kind, calls, flags};
 
 use crate::context;
-use crate::emit::{Subject, emit};
-use crate::maps::constant;
-use crate::sock::{AF_INET, AF_INET6, IPPROTO_TCP, Net, Ports, load, probe};
+use crate::emit::{Desk, Subject};
+use crate::fields::{Typed, field, offset};
+use crate::sock::{AF_INET, AF_INET6, Addresses, IPPROTO_TCP, Net, Pair, Ports, probe};
 use crate::timewait::Copied;
+use crate::twice::First;
 
 /// Where a program finds the result: behind `struct trace_entry` and the call's number, the same
 /// from 4.7 to 6.18.
@@ -48,6 +49,9 @@ pub fn on_exit(ctx: &TracePointContext, call: u8) {
     if errno <= 0 || errno >= ERESTARTSYS || !is_told(call, errno) {
         return;
     }
+    let Some(desk) = Desk::here() else {
+        return;
+    };
     let mut failed = Failed {
         call,
         errno: errno as u16,
@@ -62,17 +66,16 @@ pub fn on_exit(ctx: &TracePointContext, call: u8) {
         },
     };
     if call == calls::SOCKET {
-        emit_without_socket(subject, failed);
+        emit_without_socket(desk, subject, failed);
         return;
     }
     // SAFETY: the helper takes the typed pointer of the other, and its own is typed.
-    let (first, second): (u64, u64) = unsafe {
-        let registers = bpf_task_pt_regs(bpf_get_current_task_btf() as *mut _) as *const u8;
-        (
-            load(registers, constant!(OFFSETS.call_first)),
-            load(registers, constant!(OFFSETS.call_second)),
-        )
-    };
+    let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf() as *mut _) };
+    let registers = Typed::new(registers as *const u8);
+    let (first, second): (u64, u64) = (
+        field!(registers, call_first),
+        field!(registers, call_second),
+    );
     let mut place = Copied::place();
     let Some((address, socket)) = tcp_socket(first as u32)
         .and_then(|address| Some((address, place.at(address)?)))
@@ -80,7 +83,7 @@ pub fn on_exit(ctx: &TracePointContext, call: u8) {
     else {
         // accept() fails for want of descriptors whatever it accepts.
         if call == calls::ACCEPT {
-            emit_without_socket(subject, failed);
+            emit_without_socket(desk, subject, failed);
         }
         return;
     };
@@ -99,11 +102,11 @@ pub fn on_exit(ctx: &TracePointContext, call: u8) {
         && let Some(addresses) = socket.v6()
     {
         subject.family = 6;
-        emit(Kind::CallFailed, subject, |record| {
+        desk.emit::<_, First>(Kind::CallFailed, subject, |record| {
             failed.fill(record, addresses);
         });
     } else {
-        emit(Kind::CallFailed, subject, |record| {
+        desk.emit::<_, First>(Kind::CallFailed, subject, |record| {
             failed.fill(record, socket.v4());
         });
     }
@@ -128,18 +131,18 @@ fn is_told(call: u8, errno: i64) -> bool {
 fn tcp_socket(fd: u32) -> Option<u64> {
     // SAFETY: the helper has no preconditions.
     let task = unsafe { bpf_get_current_task_btf() } as u64;
-    let files: u64 = follow(task, constant!(OFFSETS.task_files))?;
-    let table: u64 = follow(files, constant!(OFFSETS.files_table))?;
-    if fd >= follow::<u32>(table, constant!(OFFSETS.table_size))? {
+    let files: u64 = follow(task, offset!(task_files))?;
+    let table: u64 = follow(files, offset!(files_table))?;
+    if fd >= follow::<u32>(table, offset!(table_size))? {
         return None;
     }
-    let array: u64 = follow(table, constant!(OFFSETS.table_files))?;
+    let array: u64 = follow(table, offset!(table_files))?;
     let file: u64 = probe(array + u64::from(fd) * 8)?;
-    let socket: u64 = follow(file, constant!(OFFSETS.file_data))?;
-    let sock: u64 = follow(socket, constant!(OFFSETS.socket_sock))?;
-    let is_socket = follow::<u64>(sock, constant!(OFFSETS.socket))? == socket;
-    let is_tcp = follow::<u16>(socket, constant!(OFFSETS.socket_type))? == SOCK_STREAM
-        && follow::<u16>(sock, constant!(OFFSETS.protocol))? == IPPROTO_TCP;
+    let socket: u64 = follow(file, offset!(file_data))?;
+    let sock: u64 = follow(socket, offset!(socket_sock))?;
+    let is_socket = follow::<u64>(sock, offset!(socket))? == socket;
+    let is_tcp = follow::<u16>(socket, offset!(socket_type))? == SOCK_STREAM
+        && follow::<u16>(sock, offset!(protocol))? == IPPROTO_TCP;
     (is_socket && is_tcp).then_some(sock)
 }
 
@@ -232,19 +235,15 @@ impl Default for Failed {
 }
 
 #[inline(always)]
-fn emit_without_socket(subject: Subject, failed: Failed) {
-    emit(Kind::CallFailed, subject, |record| {
-        let none = V4 {
-            local: [0; 4],
-            peer: [0; 4],
-        };
-        failed.fill(record, none);
+fn emit_without_socket(desk: Desk, subject: Subject, failed: Failed) {
+    desk.emit::<_, First>(Kind::CallFailed, subject, |record| {
+        failed.fill(record, Pair::NONE);
     });
 }
 
 impl Failed {
     #[inline(always)]
-    fn fill<A>(&self, record: *mut CallFailed<A>, addresses: A) {
+    fn fill<A: Addresses>(&self, record: *mut CallFailed<A::Wire>, addresses: A) {
         let id = bpf_get_current_pid_tgid();
         // SAFETY: the place is as large as the record.
         unsafe {
@@ -264,8 +263,12 @@ impl Failed {
             addr_of_mut!((*record).asked)
                 .cast::<[u64; 2]>()
                 .write(self.asked.address);
-            context::write_names(addr_of_mut!((*record).comm), addr_of_mut!((*record).name));
-            (*record).addresses = addresses;
+            context::write_names(
+                addr_of_mut!((*record).comm),
+                addr_of_mut!((*record).name),
+                (id >> 32) as u32 == id as u32,
+            );
+            addresses.write(addr_of_mut!((*record).addresses));
         }
     }
 }

@@ -11,8 +11,9 @@ use aya_ebpf::helpers::generated::{
 use tracer_common::event::flags;
 use tracer_common::layout::ABSENT;
 
+use crate::fields::{Typed, field, offset};
 use crate::maps::constant;
-use crate::sock::{load, probe};
+use crate::sock::probe;
 
 /// A softirq is being served. (Softirqs that are merely off count in steps of twice that.)
 const SERVING_SOFTIRQ: u32 = 1 << 8;
@@ -38,14 +39,12 @@ pub fn flags() -> u16 {
 /// acts alone: another's is whatever was interrupted.
 #[inline(always)]
 pub fn sending() -> u16 {
-    if constant!(OFFSETS.task_call) == ABSENT {
+    if offset!(task_call) == ABSENT {
         return 0;
     }
     // SAFETY: the helper takes the typed pointer of the other, and its own is typed.
-    let call: u32 = unsafe {
-        let registers = bpf_task_pt_regs(bpf_get_current_task_btf() as *mut _);
-        load(registers as *const u8, constant!(OFFSETS.task_call))
-    };
+    let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf() as *mut _) };
+    let call: u32 = field!(Typed::new(registers as *const u8), task_call);
     let [sendto, sendmsg] = constant!(SEND_CALLS);
     if call == sendto || call == sendmsg {
         flags::IN_SEND
@@ -54,53 +53,53 @@ pub fn sending() -> u16 {
     }
 }
 
-/// Writes the current thread's name and its process's, NUL-padded.
+/// Writes the current thread's name and its process's, NUL-padded. The two are one where the thread
+/// leads its process.
 ///
 /// # Safety
-/// Both point to places of that size.
+/// Both point to places of that size, aligned to words.
 #[inline(always)]
-pub unsafe fn write_names(comm: *mut [u8; 16], name: *mut [u8; 16]) {
-    // SAFETY: by the caller's promise; the helpers write what they are told, and the task's pointer
-    // is typed.
+pub unsafe fn write_names(comm: *mut [u8; 16], name: *mut [u8; 16], leads: bool) {
+    // SAFETY: by the caller's promise; the helpers write what they are told.
     unsafe {
         bpf_get_current_comm(comm.cast(), 16);
-        let task = bpf_get_current_task_btf() as *const u8;
-        let leader: u64 = load(task, constant!(OFFSETS.task_leader));
-        let leaders = leader + u64::from(constant!(OFFSETS.task_comm));
+        if leads {
+            name.cast::<[u64; 2]>()
+                .write(comm.cast::<[u64; 2]>().read());
+            return;
+        }
+        let leader: u64 = field!(current(), task_leader);
+        let leaders = leader + u64::from(offset!(task_comm));
         bpf_probe_read_kernel(name.cast(), 16, leaders as *const _);
     }
+}
+
+/// The current task.
+#[inline(always)]
+fn current() -> Typed {
+    // SAFETY: the helper has no preconditions.
+    Typed::new(unsafe { bpf_get_current_task_btf() } as *const u8)
 }
 
 /// Whether the current task is a thread of the kernel's.
 #[inline(always)]
 fn is_kernel_thread() -> bool {
-    // SAFETY: the helper has no preconditions, and its pointer is typed.
-    let task_flags: u32 = unsafe {
-        load(
-            bpf_get_current_task_btf() as *const u8,
-            constant!(OFFSETS.task_flags),
-        )
-    };
+    let task_flags: u32 = field!(current(), task_flags);
     task_flags & PF_KTHREAD != 0
 }
 
 /// The kernel's `preempt_count()`.
 #[inline(always)]
 fn preempt_count() -> Option<u32> {
-    // SAFETY: the helper has no preconditions.
-    let task = unsafe { bpf_get_current_task_btf() } as *const u8;
-    if constant!(OFFSETS.task_preempt_count) != ABSENT {
-        return probe(task as u64 + u64::from(constant!(OFFSETS.task_preempt_count)));
+    let task = current();
+    if offset!(task_preempt_count) != ABSENT {
+        return probe(task.pointer() as u64 + u64::from(offset!(task_preempt_count)));
     }
     let distance = constant!(RUN_QUEUE_TO_PREEMPT_COUNT);
     if distance == 0 {
         return None;
     }
-    // SAFETY: the verifier follows the typed pointers, and the kernel makes the loads safe. The
-    // loader tells a distance only where it has found both fields.
-    let run_queue: u64 = unsafe {
-        let queue: *const u8 = load(task, constant!(OFFSETS.task_cfs_queue));
-        load(queue, constant!(OFFSETS.cfs_queue_run_queue))
-    };
+    let queue: Typed = field!(task, task_cfs_queue);
+    let run_queue: u64 = field!(queue, cfs_queue_run_queue);
     probe(run_queue.wrapping_add_signed(distance.into()))
 }

@@ -20,6 +20,7 @@
 mod calls;
 mod context;
 mod emit;
+mod fields;
 mod learn;
 mod maps;
 mod reset;
@@ -31,19 +32,19 @@ mod twice;
 use aya_ebpf::macros::{btf_tracepoint, fexit, tracepoint};
 use aya_ebpf::programs::{BtfTracePointContext, FExitContext, TracePointContext};
 
-use crate::twice::Pass;
+use crate::twice::{First, Second};
 
 /// Every state change of a TCP socket.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn set_state(ctx: BtfTracePointContext) -> i32 {
-    state::on_set_state(&ctx, Pass::First);
+    state::on_set_state(&ctx);
     0
 }
 
 /// What [`set_state`] was not run for.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn set_state_2(ctx: BtfTracePointContext) -> i32 {
-    state::on_set_state(&ctx, Pass::Second);
+    state::on_missed_set_state(&ctx);
     0
 }
 
@@ -51,21 +52,21 @@ pub fn set_state_2(ctx: BtfTracePointContext) -> i32 {
 /// itself.
 #[btf_tracepoint(function = "timer_start")]
 pub fn timer_start(ctx: BtfTracePointContext) -> i32 {
-    timewait::on_timer(&ctx, tracer_common::event::Kind::TimerStart);
+    timewait::on_timer(&ctx, timewait::on_start);
     0
 }
 
 /// A minisocket's timer is taken off the wheel. Runs with interrupts off.
 #[btf_tracepoint(function = "timer_cancel")]
 pub fn timer_cancel(ctx: BtfTracePointContext) -> i32 {
-    timewait::on_timer(&ctx, tracer_common::event::Kind::TimerCancel);
+    timewait::on_timer(&ctx, timewait::on_cancel);
     0
 }
 
 /// A minisocket's timer expires. Runs in the timer softirq, which does not nest.
 #[btf_tracepoint(function = "timer_expire_entry")]
 pub fn timer_expire(ctx: BtfTracePointContext) -> i32 {
-    timewait::on_timer(&ctx, tracer_common::event::Kind::TimerExpire);
+    timewait::on_timer(&ctx, timewait::on_expire);
     0
 }
 
@@ -79,42 +80,42 @@ pub fn learn_handler(ctx: BtfTracePointContext) -> i32 {
 /// `tcp_reset()` runs on a socket.
 #[btf_tracepoint(function = "tcp_receive_reset")]
 pub fn receive_reset(ctx: BtfTracePointContext) -> i32 {
-    reset::on_receive_reset(&ctx, Pass::First);
+    reset::on_receive_reset::<First>(&ctx);
     0
 }
 
 /// What [`receive_reset`] was not run for.
 #[btf_tracepoint(function = "tcp_receive_reset")]
 pub fn receive_reset_2(ctx: BtfTracePointContext) -> i32 {
-    reset::on_receive_reset(&ctx, Pass::Second);
+    reset::on_receive_reset::<Second>(&ctx);
     0
 }
 
 /// An RST is sent; kernels that tell a reason (6.10 and later).
 #[btf_tracepoint(function = "tcp_send_reset")]
 pub fn send_reset(ctx: BtfTracePointContext) -> i32 {
-    reset::on_send_reset(&ctx, Pass::First);
+    reset::on_send_reset::<First>(&ctx);
     0
 }
 
 /// What [`send_reset`] was not run for.
 #[btf_tracepoint(function = "tcp_send_reset")]
 pub fn send_reset_2(ctx: BtfTracePointContext) -> i32 {
-    reset::on_send_reset(&ctx, Pass::Second);
+    reset::on_send_reset::<Second>(&ctx);
     0
 }
 
 /// A segment is freed; kernels that tell the receiving socket (6.11 and later).
 #[btf_tracepoint(function = "kfree_skb")]
 pub fn free_segment(ctx: BtfTracePointContext) -> i32 {
-    timewait::on_segment(&ctx, Pass::First);
+    timewait::on_segment::<First>(&ctx);
     0
 }
 
 /// What [`free_segment`] was not run for.
 #[btf_tracepoint(function = "kfree_skb")]
 pub fn free_segment_2(ctx: BtfTracePointContext) -> i32 {
-    timewait::on_segment(&ctx, Pass::Second);
+    timewait::on_segment::<Second>(&ctx);
     0
 }
 

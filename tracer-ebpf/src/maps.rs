@@ -1,10 +1,9 @@
-//! The maps and the constants that the loader fills in.
+//! The maps and the constants that the loader fills in; offsets are in [`crate::fields`].
 
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
-use tracer_common::event::{Account, Hook, Losses};
-use tracer_common::layout::Offsets;
+use tracer_common::event::{Account, Losses};
 
 /// Everything that goes to user space, in one order. The loader sets the size.
 #[map]
@@ -22,15 +21,6 @@ pub static LOSSES: Array<Losses> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static ACCOUNT: PerCpuArray<Account> = PerCpuArray::with_max_entries(1, 0);
 
-/// Slots a hook has in [`MARKS`].
-pub const MARKS_PER_HOOK: u32 = 64;
-
-/// What the first program on a hook has seen and the second has not yet come by: see
-/// [`crate::twice`].
-#[map]
-pub static MARKS: PerCpuArray<u64> =
-    PerCpuArray::with_max_entries(MARKS_PER_HOOK * Hook::COUNT as u32, 0);
-
 /// The timer handler that [`crate::learn`] has found.
 #[map]
 pub static LEARNED: Array<u64> = Array::with_max_entries(1, 0);
@@ -42,14 +32,6 @@ pub static OUR_PORTS: u32 = 0;
 /// `skc_addrpair` of the connection to learn from.
 #[unsafe(no_mangle)]
 pub static OUR_ADDRESSES: u64 = 0;
-
-/// Where the running kernel keeps its fields.
-#[unsafe(no_mangle)]
-pub static OFFSETS: Offsets = Offsets::UNKNOWN;
-
-/// Address of the kernel's `tw_timer_handler`, by which a minisocket's timer is known.
-#[unsafe(no_mangle)]
-pub static TW_TIMER_HANDLER: u64 = 0;
 
 /// From a processor's run queue to its count of contexts, both its static variables; 0: not known.
 #[unsafe(no_mangle)]
@@ -82,7 +64,7 @@ pub fn as_loaded<T: Copy>(constant: &'static T) -> T {
     unsafe { core::ptr::from_ref(constant).read_volatile() }
 }
 
-/// A constant of the loader's: `constant!(OFFSETS.family)`.
+/// A constant of the loader's that is read from memory: `constant!(REPAIR_MASK)`.
 macro_rules! constant {
     ($($path:tt)+) => {
         $crate::maps::as_loaded(&$crate::maps::$($path)+)

@@ -1,18 +1,24 @@
 //! `tcp_receive_reset` and `tcp_send_reset`.
 
+use core::ptr::addr_of_mut;
+
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::programs::BtfTracePointContext;
 use tracer_common::event::{Hook, Kind, Reset};
 
-use crate::emit::{Subject, emit};
+use crate::emit::{Desk, Subject};
+use crate::fields::field;
 use crate::maps::constant;
-use crate::sock::{AF_INET6, Ports, Sock};
+use crate::sock::{AF_INET6, Addresses, Ports, Sock};
 use crate::timewait::Copied;
-use crate::twice::{Pass, Sighting};
+use crate::twice::{Pass, Sighting, is_foreign, is_mine};
 
 /// `tcp_receive_reset(sk)`.
 #[inline(always)]
-pub fn on_receive_reset(ctx: &BtfTracePointContext, pass: Pass) {
+pub fn on_receive_reset<P: Pass>(ctx: &BtfTracePointContext) {
+    let Some(desk) = Desk::here() else {
+        return;
+    };
     let sock = Sock::new(ctx.arg(0));
     let cookie = sock.cookie();
     let seen = Sighting {
@@ -21,26 +27,26 @@ pub fn on_receive_reset(ctx: &BtfTracePointContext, pass: Pass) {
         detail: 0,
         cookie,
     };
-    if !pass.is_mine(&seen) {
+    if !is_mine::<P>(desk, &seen) {
         return;
     }
     let family = sock.family();
-    let subject = pass.signs(Subject {
+    let subject = Subject {
         family: 4,
         flags: sock.flags(family),
         net: sock.net(),
-    });
+    };
     let facts = Facts {
         address: sock.address(),
         cookie,
-        state: sock.load(constant!(OFFSETS.state)),
+        state: field!(sock, state),
         ports: sock.ports(),
         answers_segment: false,
         reason: 0,
     };
     match sock.v6(family) {
         Some(addresses) => {
-            emit(
+            desk.emit::<_, P>(
                 Kind::ResetReceived,
                 Subject {
                     family: 6,
@@ -51,7 +57,7 @@ pub fn on_receive_reset(ctx: &BtfTracePointContext, pass: Pass) {
                 },
             );
         }
-        None => emit(Kind::ResetReceived, subject, |record| {
+        None => desk.emit::<_, P>(Kind::ResetReceived, subject, |record| {
             fill(record, facts, sock.v4())
         }),
     }
@@ -60,7 +66,10 @@ pub fn on_receive_reset(ctx: &BtfTracePointContext, pass: Pass) {
 /// `tcp_send_reset(sk, skb)`, from 6.10 `(sk, skb, reason)`. Without a socket there is no
 /// connection of ours.
 #[inline(always)]
-pub fn on_send_reset(ctx: &BtfTracePointContext, pass: Pass) {
+pub fn on_send_reset<P: Pass>(ctx: &BtfTracePointContext) {
+    let Some(desk) = Desk::here() else {
+        return;
+    };
     let address = ctx.arg::<u64>(0);
     let object = address as *const u8;
     let seen = Sighting {
@@ -69,20 +78,20 @@ pub fn on_send_reset(ctx: &BtfTracePointContext, pass: Pass) {
         detail: 0,
         cookie: 0,
     };
-    if !pass.is_mine(&seen) {
+    if !is_mine::<P>(desk, &seen) {
         return;
     }
     let mut place = Copied::place();
     let Some(sock) = place.at(address) else {
-        pass.is_foreign(Hook::ResetSent);
+        is_foreign::<P>(desk, Hook::ResetSent);
         return;
     };
     let family = sock.family();
-    let subject = pass.signs(Subject {
+    let subject = Subject {
         family: 4,
         flags: 0,
         net: sock.net(),
-    });
+    };
     let facts = Facts {
         address,
         cookie: sock.cookie(),
@@ -98,7 +107,7 @@ pub fn on_send_reset(ctx: &BtfTracePointContext, pass: Pass) {
     if family == AF_INET6
         && let Some(addresses) = sock.v6()
     {
-        emit(
+        desk.emit::<_, P>(
             Kind::ResetSent,
             Subject {
                 family: 6,
@@ -109,7 +118,7 @@ pub fn on_send_reset(ctx: &BtfTracePointContext, pass: Pass) {
             },
         );
     } else {
-        emit(Kind::ResetSent, subject, |record| {
+        desk.emit::<_, P>(Kind::ResetSent, subject, |record| {
             fill(record, facts, sock.v4())
         });
     }
@@ -134,7 +143,7 @@ struct Facts {
 }
 
 #[inline(always)]
-fn fill<A>(record: *mut Reset<A>, facts: Facts, addresses: A) {
+fn fill<A: Addresses>(record: *mut Reset<A::Wire>, facts: Facts, addresses: A) {
     // SAFETY: the place is as large as the record.
     unsafe {
         (*record).socket = facts.address;
@@ -146,6 +155,6 @@ fn fill<A>(record: *mut Reset<A>, facts: Facts, addresses: A) {
         (*record).peer_port = facts.ports.peer;
         (*record).reason = facts.reason;
         (*record).padding2 = 0;
-        (*record).addresses = addresses;
+        addresses.write(addr_of_mut!((*record).addresses));
     }
 }

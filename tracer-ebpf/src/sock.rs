@@ -1,4 +1,4 @@
-//! Reads of the kernel's sockets through [`Offsets`](tracer_common::layout::Offsets).
+//! Reads of the kernel's sockets.
 //!
 //! A tracepoint's typed argument is read by plain loads, which the verifier checks against BTF and
 //! the kernel makes safe. A pointer that was computed, or that may be NULL without the verifier's
@@ -12,7 +12,7 @@ use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_skc_to_tcp_sock};
 use tracer_common::event::{V4, V6, flags};
 use tracer_common::layout::ABSENT;
 
-use crate::maps::constant;
+use crate::fields::{Typed, Word, field, offset};
 
 /// AF_INET.
 pub const AF_INET: u16 = 2;
@@ -30,6 +30,27 @@ pub struct Net {
     pub inode: u32,
 }
 
+impl From<Typed> for Net {
+    /// Reads it where the pointer leads.
+    #[inline(always)]
+    fn from(net: Typed) -> Self {
+        Self {
+            cookie: field!(net, net_cookie),
+            inode: field!(net, net_inode),
+        }
+    }
+}
+
+/// Whether the network namespace is being taken down.
+#[inline(always)]
+pub fn is_net_dying(net: Typed) -> bool {
+    if offset!(net_count) == ABSENT {
+        return false;
+    }
+    let holders: u32 = field!(net, net_count);
+    holders == 0
+}
+
 /// Addresses and ports, as a record wants them.
 #[derive(Clone, Copy)]
 pub struct Ports {
@@ -41,18 +62,7 @@ pub struct Ports {
 
 /// A tracepoint's typed `struct sock *`.
 #[derive(Clone, Copy)]
-pub struct Sock(*const u8);
-
-/// Loads a field through a typed pointer.
-///
-/// # Safety
-/// `base` is a typed kernel pointer and `offset` that of a field of `T`'s size: the verifier
-/// refuses the program otherwise.
-#[inline(always)]
-pub unsafe fn load<T>(base: *const u8, offset: u32) -> T {
-    // SAFETY: by the caller's promise.
-    unsafe { base.add(offset as usize).cast::<T>().read_volatile() }
-}
+pub struct Sock(Typed);
 
 /// Copies from any kernel address; `None` where that faults.
 #[inline(always)]
@@ -73,64 +83,62 @@ impl Sock {
     /// The typed pointer from a tracepoint's argument.
     #[inline(always)]
     pub fn new(pointer: *const u8) -> Self {
-        Self(pointer)
+        Self(Typed::new(pointer))
     }
 
     /// Its address.
     #[inline(always)]
     pub fn address(self) -> u64 {
-        self.0 as u64
+        self.pointer() as u64
+    }
+
+    /// The pointer itself.
+    #[inline(always)]
+    pub fn pointer(self) -> *const u8 {
+        self.0.pointer()
     }
 
     /// Loads a field of `struct sock` or of what it begins with.
     #[inline(always)]
-    pub fn load<T>(self, offset: u32) -> T {
-        // SAFETY: the pointer is typed, and the loader has checked the field's size.
-        unsafe { load(self.0, offset) }
+    pub fn load<T: Word, const AT: i16>(self) -> T {
+        self.0.load::<T, AT>()
     }
 
     /// `skc_family`.
     #[inline(always)]
     pub fn family(self) -> u16 {
-        self.load(constant!(OFFSETS.family))
+        field!(self, family)
     }
 
     /// The cookie, made if there was none, so that the minisocket inherits one.
     #[inline(always)]
     pub fn cookie(self) -> u64 {
-        // SAFETY: the helper takes a socket.
-        unsafe { bpf_get_socket_cookie(self.0 as *mut _) }
+        match field!(self, cookie) {
+            // SAFETY: the helper takes a socket.
+            0 => unsafe { bpf_get_socket_cookie(self.pointer() as *mut _) },
+            cookie => cookie,
+        }
     }
 
-    /// The network namespace.
+    /// The network namespace. To load a pointer of a socket's is slow to verify: from 6.2 on the
+    /// verifier looks three times through all names of the kernel's BTF for what it may be.
+    #[inline(always)]
+    pub fn net_pointer(self) -> Typed {
+        field!(self, net)
+    }
+
+    /// The network namespace, where nothing but its names is wanted.
     #[inline(always)]
     pub fn net(self) -> Net {
-        let net: *const u8 = self.load(constant!(OFFSETS.net));
-        // SAFETY: the verifier follows the typed pointer.
-        unsafe {
-            Net {
-                cookie: load(net, constant!(OFFSETS.net_cookie)),
-                inode: load(net, constant!(OFFSETS.net_inode)),
-            }
-        }
-    }
-
-    /// Whether the network namespace is being taken down.
-    #[inline(always)]
-    pub fn is_net_dying(self) -> bool {
-        if constant!(OFFSETS.net_count) == ABSENT {
-            return false;
-        }
-        let net: *const u8 = self.load(constant!(OFFSETS.net));
-        // SAFETY: the verifier follows the typed pointer.
-        unsafe { load::<u32>(net, constant!(OFFSETS.net_count)) == 0 }
+        self.net_pointer().into()
     }
 
     /// The bits of [`flags`] that a socket tells.
     #[inline(always)]
     pub fn flags(self, family: u16) -> u16 {
         let mut bits = 0;
-        if self.load::<u32>(constant!(OFFSETS.lock_owned)) != 0 {
+        let owned: u32 = field!(self, lock_owned);
+        if owned != 0 {
             bits |= flags::OWNED;
         }
         if family == AF_INET6 {
@@ -139,66 +147,34 @@ impl Sock {
         bits
     }
 
-    /// The pointer itself.
-    #[inline(always)]
-    pub fn pointer(self) -> *const u8 {
-        self.0
-    }
-
     /// The ports; the local one is 0 when the socket is not bound (any more).
     #[inline(always)]
     pub fn ports(self) -> Ports {
-        ports(self.load(constant!(OFFSETS.port_pair)))
+        ports(field!(self, port_pair))
     }
 
     /// IPv4 addresses.
     #[inline(always)]
-    pub fn v4(self) -> V4 {
-        v4(self.load(constant!(OFFSETS.address_pair)))
+    pub fn v4(self) -> V4Of {
+        V4Of(self)
     }
 
     /// IPv6 addresses, or `None` where they are v4-mapped, so that the IPv4 ones hold.
     #[inline(always)]
-    pub fn v6(self, family: u16) -> Option<V6> {
-        if family != AF_INET6 || constant!(OFFSETS.v6_peer) == ABSENT {
+    pub fn v6(self, family: u16) -> Option<V6Of> {
+        if family != AF_INET6 || offset!(v6_peer) == ABSENT {
             return None;
         }
-        let peer = self.address_words(constant!(OFFSETS.v6_peer));
-        let local = self.address_words(constant!(OFFSETS.v6_local));
-        let addresses = V6 { local, peer };
-        (!is_v4_mapped(&addresses)).then_some(addresses)
-    }
-
-    /// A typed load may not span two array elements: four words.
-    #[inline(always)]
-    fn address_words(self, offset: u32) -> [u32; 4] {
-        [
-            self.load(offset),
-            self.load(offset + 4),
-            self.load(offset + 8),
-            self.load(offset + 12),
-        ]
+        let addresses = V6Of(self);
+        (!is_v4_mapped(&addresses.read())).then_some(addresses)
     }
 
     /// The same socket as `struct tcp_sock`, typed.
     #[inline(always)]
-    pub fn tcp(self) -> Option<Tcp> {
+    pub fn tcp(self) -> Option<Typed> {
         // SAFETY: the helper takes a socket and checks that it is TCP's.
-        let pointer = unsafe { bpf_skc_to_tcp_sock(self.0 as *mut _) } as *const u8;
-        (!pointer.is_null()).then_some(Tcp(pointer))
-    }
-}
-
-/// A typed `struct tcp_sock *`.
-#[derive(Clone, Copy)]
-pub struct Tcp(*const u8);
-
-impl Tcp {
-    /// Loads a field of `struct tcp_sock` or of what it begins with.
-    #[inline(always)]
-    pub fn load<T>(self, offset: u32) -> T {
-        // SAFETY: the pointer is typed, and the loader has checked the field's size.
-        unsafe { load(self.0, offset) }
+        let pointer = unsafe { bpf_skc_to_tcp_sock(self.pointer() as *mut _) } as *const u8;
+        (!pointer.is_null()).then_some(Typed::new(pointer))
     }
 }
 
@@ -220,12 +196,105 @@ pub fn ports(pair: u32) -> Ports {
     }
 }
 
-/// Splits `skc_addrpair`: the peer's address, then the local one.
-#[inline(always)]
-pub fn v4(pair: u64) -> V4 {
-    let bytes = pair.to_ne_bytes();
-    V4 {
-        local: [bytes[4], bytes[5], bytes[6], bytes[7]],
-        peer: [bytes[0], bytes[1], bytes[2], bytes[3]],
+/// A socket's IPv4 addresses, read as they are written.
+#[derive(Clone, Copy)]
+pub struct V4Of(Sock);
+
+impl Addresses for V4Of {
+    type Wire = V4;
+    const FAMILY: u8 = 4;
+
+    #[inline(always)]
+    unsafe fn write(self, place: *mut V4) {
+        // SAFETY: by the caller's promise.
+        unsafe { Pair::new(field!(self.0, address_pair)).write(place) };
+    }
+}
+
+/// A socket's IPv6 addresses, read as they are written: eight words would be kept on the stack.
+#[derive(Clone, Copy)]
+pub struct V6Of(Sock);
+
+impl V6Of {
+    /// A typed load may not span two array elements: four words each.
+    #[inline(always)]
+    fn read(self) -> V6 {
+        V6 {
+            local: [
+                field!(self.0, v6_local),
+                field!(self.0, v6_local, 1),
+                field!(self.0, v6_local, 2),
+                field!(self.0, v6_local, 3),
+            ],
+            peer: [
+                field!(self.0, v6_peer),
+                field!(self.0, v6_peer, 1),
+                field!(self.0, v6_peer, 2),
+                field!(self.0, v6_peer, 3),
+            ],
+        }
+    }
+}
+
+impl Addresses for V6Of {
+    type Wire = V6;
+    const FAMILY: u8 = 6;
+
+    #[inline(always)]
+    unsafe fn write(self, place: *mut V6) {
+        // SAFETY: by the caller's promise.
+        unsafe { place.write(self.read()) };
+    }
+}
+
+/// IPv4 addresses as they lie in a record, in one word: its own are bytes, which would be written
+/// one by one.
+#[derive(Clone, Copy)]
+pub struct Pair(u64);
+
+impl Pair {
+    /// None are known.
+    pub const NONE: Self = Self(0);
+
+    /// From `skc_addrpair`: the peer's address comes first there.
+    #[inline(always)]
+    pub fn new(pair: u64) -> Self {
+        Self(pair.rotate_left(32))
+    }
+}
+
+/// The addresses of a record.
+pub trait Addresses: Copy {
+    /// As the record has them.
+    type Wire: 'static;
+    /// What its header calls them.
+    const FAMILY: u8;
+
+    /// Writes them.
+    ///
+    /// # Safety
+    /// `place` is in a record, where addresses are aligned to words of 64 bits.
+    unsafe fn write(self, place: *mut Self::Wire);
+}
+
+impl Addresses for Pair {
+    type Wire = V4;
+    const FAMILY: u8 = 4;
+
+    #[inline(always)]
+    unsafe fn write(self, place: *mut V4) {
+        // SAFETY: by the caller's promise.
+        unsafe { place.cast::<u64>().write(self.0) };
+    }
+}
+
+impl Addresses for V6 {
+    type Wire = Self;
+    const FAMILY: u8 = 6;
+
+    #[inline(always)]
+    unsafe fn write(self, place: *mut Self) {
+        // SAFETY: by the caller's promise.
+        unsafe { place.write(self) };
     }
 }

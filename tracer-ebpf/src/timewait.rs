@@ -4,35 +4,60 @@
 //! its timer, which is known by its handler, and as the receiver of the segments that it frees.
 
 use core::mem::MaybeUninit;
+use core::ptr::addr_of_mut;
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_probe_read_kernel};
 use aya_ebpf::programs::{BtfTracePointContext, FExitContext};
-use tracer_common::event::{Hook, Kind, Minisocket, V4, V6, flags};
+use tracer_common::event::{Hook, Kind, Minisocket, V6, flags};
 use tracer_common::layout::{ABSENT, MINISOCKET_COPY};
 use tracer_common::tcp::TcpState;
 
 use crate::context;
-use crate::emit::{Subject, emit};
-use crate::maps::constant;
-use crate::sock::{AF_INET6, Net, Ports, is_v4_mapped, load, ports, probe, v4};
-use crate::twice::{Pass, Sighting, low_half};
+use crate::emit::{Desk, Subject};
+use crate::fields::{Typed, Word, field, handler, offset};
+use crate::sock::{AF_INET6, Addresses, Net, Pair, Ports, is_v4_mapped, ports, probe};
+use crate::twice::{First, Pass, Sighting, is_foreign, is_mine, low_half};
 
-/// `timer_start(timer, …)`, `timer_cancel(timer)`, `timer_expire_entry(timer, …)`.
+/// `timer_start(timer, …)`, `timer_cancel(timer)`, `timer_expire_entry(timer, …)`. Most timers are
+/// not ours: what is for those that are stands apart, so that nothing is made ready for it here.
 #[inline(always)]
-pub fn on_timer(ctx: &BtfTracePointContext, kind: Kind) {
-    let timer: *const u8 = ctx.arg(0);
-    // SAFETY: the tracepoint's argument is typed.
-    let function: u64 = unsafe { load(timer, constant!(OFFSETS.timer_function)) };
-    if function != constant!(TW_TIMER_HANDLER) {
-        return;
+pub fn on_timer(ctx: &BtfTracePointContext, on_minisocket: impl FnOnce(Typed)) {
+    let timer = Typed::new(ctx.arg(0));
+    let function: u64 = field!(timer, timer_function);
+    if function == handler() {
+        on_minisocket(timer);
     }
-    // SAFETY: as above.
-    let expires: u64 = unsafe { load(timer, constant!(OFFSETS.timer_expires)) };
-    let address = (timer as u64).wrapping_sub(constant!(OFFSETS.tw_timer).into());
+}
+
+/// A minisocket's timer is started.
+#[inline(never)]
+pub fn on_start(timer: Typed) {
+    on_minisocket_timer::<{ Kind::TimerStart as u8 }>(timer);
+}
+
+/// A minisocket's timer is taken off the wheel.
+#[inline(never)]
+pub fn on_cancel(timer: Typed) {
+    on_minisocket_timer::<{ Kind::TimerCancel as u8 }>(timer);
+}
+
+/// A minisocket's timer expires.
+#[inline(never)]
+pub fn on_expire(timer: Typed) {
+    on_minisocket_timer::<{ Kind::TimerExpire as u8 }>(timer);
+}
+
+#[inline(always)]
+fn on_minisocket_timer<const KIND: u8>(timer: Typed) {
+    let Some(desk) = Desk::here() else {
+        return;
+    };
+    let expires: u64 = field!(timer, timer_expires);
+    let address = (timer.pointer() as u64).wrapping_sub(offset!(tw_timer).into());
     let mut place = Copied::place();
     if let Some(minisocket) = place.at(address) {
-        minisocket.emit(kind, Pass::First, address, expires, Segment::default());
+        minisocket.emit::<KIND, First>(desk, address, expires, Segment::default());
     }
 }
 
@@ -40,14 +65,16 @@ pub fn on_timer(ctx: &BtfTracePointContext, kind: Kind) {
 /// timer stayed in its bucket of the wheel and `timer_start` is silent.
 #[inline(always)]
 pub fn on_schedule(ctx: &FExitContext) {
+    let Some(desk) = Desk::here() else {
+        return;
+    };
     let address = ctx.arg::<u64>(0);
     let mut place = Copied::place();
     if let Some(minisocket) = place.at(address)
         && let Some(expires) = expires(address)
     {
-        minisocket.emit(
-            Kind::Schedule,
-            Pass::First,
+        minisocket.emit::<{ Kind::Schedule as u8 }, First>(
+            desk,
             address,
             expires,
             Segment::default(),
@@ -58,11 +85,7 @@ pub fn on_schedule(ctx: &FExitContext) {
 /// The end of a minisocket's timer, in jiffies.
 #[inline(always)]
 fn expires(address: u64) -> Option<u64> {
-    probe(
-        address
-            + u64::from(constant!(OFFSETS.tw_timer))
-            + u64::from(constant!(OFFSETS.timer_expires)),
-    )
+    probe(address + u64::from(offset!(tw_timer)) + u64::from(offset!(timer_expires)))
 }
 
 /// What a segment brought to a minisocket.
@@ -74,27 +97,28 @@ struct Segment {
 
 /// `kfree_skb(skb, location, reason, rx_sk)`, 6.11 and later.
 #[inline(always)]
-pub fn on_segment(ctx: &BtfTracePointContext, pass: Pass) {
+pub fn on_segment<P: Pass>(ctx: &BtfTracePointContext) {
+    let Some(desk) = Desk::here() else {
+        return;
+    };
     let address = ctx.arg::<u64>(3);
-    let skb: *const u8 = ctx.arg(0);
+    let skb = Typed::new(ctx.arg(0));
     // Buffers have no cookie and come again within microseconds; seldom for the same receiver, from
     // the same place, with the same length.
-    // SAFETY: the tracepoint's argument is typed.
-    let length: u32 = unsafe { load(skb, constant!(OFFSETS.skb_len)) };
+    let length: u32 = field!(skb, skb_len);
     let receiver = low_half(address as *const u8);
     let seen = Sighting {
         hook: Hook::Segment,
-        object: skb,
+        object: skb.pointer(),
         detail: ctx.arg::<u64>(1) as u16,
         cookie: (u64::from(length) << 32) | u64::from(receiver),
     };
-    if !pass.is_mine(&seen) {
+    if !is_mine::<P>(desk, &seen) {
         return;
     }
-    if address == 0
-        || probe(address + u64::from(constant!(OFFSETS.state))) != Some(TcpState::TimeWait as u8)
+    if address == 0 || probe(address + u64::from(offset!(state))) != Some(TcpState::TimeWait as u8)
     {
-        pass.is_foreign(Hook::Segment);
+        is_foreign::<P>(desk, Hook::Segment);
         return;
     }
     let mut place = Copied::place();
@@ -104,21 +128,18 @@ pub fn on_segment(ctx: &BtfTracePointContext, pass: Pass) {
     let Some(expires) = expires(address) else {
         return;
     };
-    minisocket.emit(Kind::Segment, pass, address, expires, segment(skb));
+    minisocket.emit::<{ Kind::Segment as u8 }, P>(desk, address, expires, segment(skb));
 }
 
 /// The TCP header's flags and the payload behind it. By the time a minisocket frees a segment, its
 /// data begins with the TCP header.
 #[inline(always)]
-fn segment(skb: *const u8) -> Segment {
-    // SAFETY: the tracepoint's argument is typed.
-    let (head, transport, length): (u64, u16, u32) = unsafe {
-        (
-            load(skb, constant!(OFFSETS.skb_head)),
-            load(skb, constant!(OFFSETS.skb_transport)),
-            load(skb, constant!(OFFSETS.skb_len)),
-        )
-    };
+fn segment(skb: Typed) -> Segment {
+    let (head, transport, length): (u64, u16, u32) = (
+        field!(skb, skb_head),
+        field!(skb, skb_transport),
+        field!(skb, skb_len),
+    );
     let Some(word) = probe::<[u8; 2]>(head + u64::from(transport) + 12) else {
         return Segment::default();
     };
@@ -155,97 +176,113 @@ impl Copied {
 
     /// Loads a field that lies within the copy: the loader checks that all that are used do.
     #[inline(always)]
-    fn load<T>(&self, offset: u32) -> T {
+    fn load<T: Word, const AT: i16>(&self) -> T {
         // SAFETY: see above; the verifier refuses the program otherwise.
-        unsafe {
-            self.0
-                .as_ptr()
-                .add(offset as usize)
-                .cast::<T>()
-                .read_volatile()
-        }
+        unsafe { T::load::<AT>(self.0.as_ptr().cast()) }
     }
 
     /// `skc_family`.
     #[inline(always)]
     pub fn family(&self) -> u16 {
-        self.load(constant!(OFFSETS.family))
+        field!(self, family)
     }
 
     /// `skc_state`.
     #[inline(always)]
     pub fn state(&self) -> u8 {
-        self.load(constant!(OFFSETS.state))
+        field!(self, state)
     }
 
     /// `skc_cookie`; 0: it has none.
     #[inline(always)]
     pub fn cookie(&self) -> u64 {
-        self.load(constant!(OFFSETS.cookie))
+        field!(self, cookie)
     }
 
     /// The ports.
     #[inline(always)]
     pub fn ports(&self) -> Ports {
-        ports(self.load(constant!(OFFSETS.port_pair)))
+        ports(field!(self, port_pair))
     }
 
     /// IPv4 addresses.
     #[inline(always)]
-    pub fn v4(&self) -> V4 {
-        v4(self.load(constant!(OFFSETS.address_pair)))
+    pub fn v4(&self) -> Pair {
+        Pair::new(field!(self, address_pair))
     }
 
     /// IPv6 addresses, or `None` where they are v4-mapped.
     #[inline(always)]
     pub fn v6(&self) -> Option<V6> {
-        if constant!(OFFSETS.v6_peer) == ABSENT {
+        if offset!(v6_peer) == ABSENT {
             return None;
         }
-        let peer = self.load(constant!(OFFSETS.v6_peer));
-        let local = self.load(constant!(OFFSETS.v6_local));
-        let addresses = V6 { local, peer };
+        let addresses = V6 {
+            local: [
+                field!(self, v6_local),
+                field!(self, v6_local, 1),
+                field!(self, v6_local, 2),
+                field!(self, v6_local, 3),
+            ],
+            peer: [
+                field!(self, v6_peer),
+                field!(self, v6_peer, 1),
+                field!(self, v6_peer, 2),
+                field!(self, v6_peer, 3),
+            ],
+        };
         (!is_v4_mapped(&addresses)).then_some(addresses)
     }
 
     /// The network namespace.
     #[inline(always)]
     pub fn net(&self) -> Net {
-        let net: u64 = self.load(constant!(OFFSETS.net));
+        let net: u64 = field!(self, net);
         Net {
-            cookie: probe(net + u64::from(constant!(OFFSETS.net_cookie))).unwrap_or(0),
-            inode: probe(net + u64::from(constant!(OFFSETS.net_inode))).unwrap_or(0),
+            cookie: probe(net + u64::from(offset!(net_cookie))).unwrap_or(0),
+            inode: probe(net + u64::from(offset!(net_inode))).unwrap_or(0),
         }
     }
 
     /// Whether the network namespace is being taken down.
     #[inline(always)]
     fn is_net_dying(&self) -> bool {
-        if constant!(OFFSETS.net_count) == ABSENT {
+        if offset!(net_count) == ABSENT {
             return false;
         }
-        let net: u64 = self.load(constant!(OFFSETS.net));
-        probe::<u32>(net + u64::from(constant!(OFFSETS.net_count))) == Some(0)
+        let net: u64 = field!(self, net);
+        probe::<u32>(net + u64::from(offset!(net_count))) == Some(0)
     }
 
     #[inline(always)]
-    fn emit(&self, kind: Kind, pass: Pass, address: u64, expires: u64, segment: Segment) {
-        let mut bits = context::flags();
-        if self.is_net_dying() {
-            bits |= flags::NETNS_DYING;
+    fn emit<const KIND: u8, P: Pass>(
+        &self,
+        desk: Desk,
+        address: u64,
+        expires: u64,
+        segment: Segment,
+    ) {
+        let kind = const { Kind::ALL[KIND as usize - 1] };
+        let mut bits = 0;
+        // Who ends a TIME_WAIT is asked at its end alone: each of these follows pointers.
+        if KIND == Kind::TimerCancel as u8 {
+            bits = context::flags();
+            if self.is_net_dying() {
+                bits |= flags::NETNS_DYING;
+            }
+            if bits & flags::IN_TASK != 0 {
+                bits |= context::sending();
+            }
         }
-        if kind as u8 == Kind::TimerCancel as u8 && bits & flags::IN_TASK != 0 {
-            bits |= context::sending();
-        }
-        let subject = pass.signs(Subject {
+        let subject = Subject {
             family: 4,
             flags: bits,
             net: self.net(),
-        });
+        };
         if self.family() == AF_INET6
             && let Some(addresses) = self.v6()
         {
-            emit(
+            desk.emit::<_, P>(
                 kind,
                 Subject {
                     family: 6,
@@ -256,16 +293,16 @@ impl Copied {
                 },
             );
         } else {
-            emit(kind, subject, |record| {
+            desk.emit::<_, P>(kind, subject, |record| {
                 self.fill(record, address, expires, segment, self.v4());
             });
         }
     }
 
     #[inline(always)]
-    fn fill<A>(
+    fn fill<A: Addresses>(
         &self,
-        record: *mut Minisocket<A>,
+        record: *mut Minisocket<A::Wire>,
         address: u64,
         expires: u64,
         segment: Segment,
@@ -278,18 +315,18 @@ impl Copied {
             (*record).cookie = self.cookie();
             (*record).expires = expires;
             (*record).jiffies = bpf_jiffies64();
-            (*record).entry_stamp_ms = if constant!(OFFSETS.tw_entry_stamp) == ABSENT {
+            (*record).entry_stamp_ms = if offset!(tw_entry_stamp) == ABSENT {
                 0
             } else {
-                self.load(constant!(OFFSETS.tw_entry_stamp))
+                field!(self, tw_entry_stamp)
             };
             (*record).tid = bpf_get_current_pid_tgid() as u32;
-            (*record).substate = self.load(constant!(OFFSETS.tw_substate));
+            (*record).substate = field!(self, tw_substate);
             (*record).tcp_flags = segment.tcp_flags;
             (*record).payload = segment.payload;
             (*record).local_port = ports.local;
             (*record).peer_port = ports.peer;
-            (*record).addresses = addresses;
+            addresses.write(addr_of_mut!((*record).addresses));
         }
     }
 }

@@ -6,19 +6,32 @@
 //! on the same slot makes a double, never a loss, and user space drops it.
 
 use core::arch::asm;
+use core::ptr::addr_of_mut;
 
-use tracer_common::event::{Hook, flags};
+use tracer_common::event::{Account, Hook, flags};
 
-use crate::emit::{self, Subject};
-use crate::maps::{MARKS, MARKS_PER_HOOK};
+use crate::emit::Desk;
 
-/// Which of the two programs on a hook is running.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Pass {
-    /// Sees everything but what interrupts it.
-    First,
-    /// Sees what the first did not.
-    Second,
+/// Which of the two programs on a hook is running. A type, so that each has its own code.
+pub trait Pass {
+    /// Whether it is the second.
+    const IS_SECOND: bool;
+    /// What all its records bear.
+    const FLAGS: u16 = if Self::IS_SECOND { flags::RECOVERED } else { 0 };
+}
+
+/// Sees everything but what interrupts it.
+pub enum First {}
+
+/// Sees what the first did not.
+pub enum Second {}
+
+impl Pass for First {
+    const IS_SECOND: bool = false;
+}
+
+impl Pass for Second {
+    const IS_SECOND: bool = true;
 }
 
 /// An event, as both programs on a hook know it.
@@ -34,47 +47,32 @@ pub struct Sighting {
     pub cookie: u64,
 }
 
-impl Pass {
-    /// Whether this program is the one to report the event.
-    #[inline(always)]
-    pub fn is_mine(self, seen: &Sighting) -> bool {
-        let low = low_half(seen.object);
-        let mark = seen.cookie ^ u64::from(low).rotate_left(16) ^ (u64::from(seen.detail) << 48);
-        let slot = ((low >> 6) ^ (low >> 12)) % MARKS_PER_HOOK;
-        let Some(place) = MARKS.get_ptr_mut(seen.hook as u32 * MARKS_PER_HOOK + slot) else {
+/// Whether the program `P` is the one to report the event.
+#[inline(always)]
+pub fn is_mine<P: Pass>(desk: Desk, seen: &Sighting) -> bool {
+    let low = low_half(seen.object);
+    let mark = seen.cookie ^ u64::from(low).rotate_left(16) ^ (u64::from(seen.detail) << 48);
+    let slot = ((low >> 6) ^ (low >> 8)) as usize % Account::MARKS;
+    // SAFETY: the pointer is into this processor's element; what interrupts this program may write
+    // it too, which costs a double at worst.
+    unsafe {
+        let place = addr_of_mut!((*desk.account()).marks[seen.hook as usize][slot]);
+        if !P::IS_SECOND {
+            place.write_volatile(mark);
+        } else if place.read_volatile() == mark {
+            place.write_volatile(0);
             return false;
-        };
-        // SAFETY: the pointer is into this processor's element; what interrupts this program may
-        // write it too, which costs a double at worst.
-        unsafe {
-            match self {
-                Self::First => place.write_volatile(mark),
-                Self::Second if place.read_volatile() == mark => {
-                    place.write_volatile(0);
-                    return false;
-                }
-                Self::Second => {}
-            }
         }
-        true
     }
+    true
+}
 
-    /// `subject`, with the mark that a second program's records bear.
-    #[inline(always)]
-    pub fn signs(self, mut subject: Subject) -> Subject {
-        if self == Self::Second {
-            subject.flags |= flags::RECOVERED;
-        }
-        subject
-    }
-
-    /// Notes that the event is none of ours after all, so that the account of what was missed does
-    /// not hold it.
-    #[inline(always)]
-    pub fn is_foreign(self, hook: Hook) {
-        if self == Self::Second {
-            emit::count_foreign(hook);
-        }
+/// Notes that the event is none of ours after all, so that the account of what was missed does not
+/// hold it.
+#[inline(always)]
+pub fn is_foreign<P: Pass>(desk: Desk, hook: Hook) {
+    if P::IS_SECOND {
+        desk.count_foreign(hook);
     }
 }
 

@@ -13,6 +13,7 @@ use aya::{Btf, EbpfError, EbpfLoader};
 
 use crate::btf::Layout;
 use crate::kallsyms::{self, SymbolError};
+use crate::object::{self, ObjectError};
 
 /// The function.
 const NAME: &str = "tw_timer_handler";
@@ -42,6 +43,12 @@ pub enum HandlerError {
     NotSeen,
 }
 
+impl From<ObjectError> for HandlerError {
+    fn from(error: ObjectError) -> Self {
+        Self::Program(error.to_string())
+    }
+}
+
 impl From<EbpfError> for HandlerError {
     fn from(error: EbpfError) -> Self {
         Self::Program(error.to_string())
@@ -67,17 +74,25 @@ impl From<MapError> for HandlerError {
     }
 }
 
-/// Finds the handler.
+/// What the kernel's symbols tell of the handler. To read them all takes a while.
+///
+/// # Errors
+/// Where they do not tell.
+pub fn symbol(kallsyms: &Path) -> Result<u64, SymbolError> {
+    kallsyms::address_of(kallsyms, NAME)
+}
+
+/// The handler, by its [`symbol`] or, where that is hidden, by a minisocket of our own.
 ///
 /// # Errors
 /// Where neither the symbols nor a connection of our own tell.
 pub fn address(
-    kallsyms: &Path,
+    symbol: Result<u64, SymbolError>,
     object: &[u8],
     btf: &Btf,
     layout: &Layout,
 ) -> Result<u64, HandlerError> {
-    match kallsyms::address_of(kallsyms, NAME) {
+    match symbol {
         Err(SymbolError::Hidden) => learn(object, btf, layout),
         told => Ok(told?),
     }
@@ -87,14 +102,14 @@ pub fn address(
 fn learn(object: &[u8], btf: &Btf, layout: &Layout) -> Result<u64, HandlerError> {
     let connection = Connection::open().map_err(HandlerError::Connection)?;
     let (ports, addresses) = connection.as_the_kernel_keeps_it();
+    let object = object::for_kernel(object, &layout.offsets, 0)?;
     let mut ebpf = EbpfLoader::new()
         .btf(Some(btf))
-        .override_global("OFFSETS", &layout.offsets, true)
         .override_global("OUR_PORTS", &ports, true)
         .override_global("OUR_ADDRESSES", &addresses, true)
         .override_global(aya_log::LEVEL, &0_u8, false)
         .map_max_entries("EVENTS", 4096)
-        .load(object)?;
+        .load(&object)?;
     let program: &mut BtfTracePoint = ebpf
         .program_mut("learn_handler")
         .ok_or_else(|| HandlerError::Program("the BPF object lacks it".to_owned()))?

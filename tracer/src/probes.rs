@@ -1,14 +1,17 @@
 //! Loads the BPF object, attaches each program by itself, says what is lost with those that are
 //! refused, and keeps the kernel side's accounts.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, ScopedJoinHandle};
 
 use aya::maps::{Array, MapData, MapError, PerCpuArray};
 use aya::programs::fexit::FExitLinkId;
 use aya::programs::tp_btf::BtfTracePointLinkId;
 use aya::programs::trace_point::{TracePointError, TracePointLinkId};
-use aya::programs::{BtfTracePoint, FExit, Program, ProgramError, TracePoint};
+use aya::programs::{Program, ProgramError, TracePoint};
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
 use aya_log::EbpfLogger;
 use log::Log;
@@ -18,6 +21,7 @@ use crate::btf::{BtfError, KernelBtf, Layout, VMLINUX};
 
 use crate::handler::{self, HandlerError};
 use crate::kallsyms;
+use crate::object::{self, ObjectError};
 use crate::stream::{ProbeReport, ProbeState};
 
 mod account;
@@ -41,6 +45,9 @@ pub enum ProbeError {
     /// This program was built without its BPF object.
     #[error("this tracer was built without its BPF programs: build it with `cargo xtask build`")]
     NoObject,
+    /// The object does not fit the kernel.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
     /// The kernel's layout could not be had.
     #[error(
         "cannot tell where this kernel keeps its fields; a kernel with CONFIG_DEBUG_INFO_BTF=y is needed"
@@ -99,6 +106,20 @@ pub struct Settings<'a> {
 }
 
 impl<'a> Settings<'a> {
+    /// Why the user does not want a probe to run.
+    fn leave_out(&self, probe: &Probe) -> Option<String> {
+        let is_left_out = |name| self.without.contains(&Dispensable(name));
+        let first = match probe.role {
+            Role::Second(hook) => PROBES
+                .iter()
+                .find(|first| first.role == Role::First(hook))
+                .map(|first| first.name),
+            _ => None,
+        };
+        (is_left_out(probe.name) || first.is_some_and(is_left_out))
+            .then(|| "left out by --without".to_owned())
+    }
+
     /// Settings for the running kernel.
     #[must_use]
     pub fn new(object: Option<&'a [u8]>, buffer_bytes: u32) -> Self {
@@ -146,10 +167,17 @@ impl Probes {
     /// Where nothing can be traced: no privileges, no BTF, no `inet_sock_set_state`.
     pub fn attach(settings: &Settings<'_>) -> Result<(Self, Ring), ProbeError> {
         let object = settings.object.ok_or(ProbeError::NoObject)?;
-        let kernel = KernelBtf::from_file(settings.btf)?;
+        // Each takes tens of milliseconds.
+        let (kernel, btf, symbol) = thread::scope(|scope| {
+            let btf = scope.spawn(|| Btf::parse_file(settings.btf, aya::Endianness::default()));
+            let symbol = scope.spawn(|| handler::symbol(settings.kallsyms));
+            let kernel = KernelBtf::from_file(settings.btf);
+            (kernel, join(btf), join(symbol))
+        });
+        let kernel = kernel?;
         let layout = kernel.layout()?;
-        let btf = Btf::parse_file(settings.btf, aya::Endianness::default())?;
-        let handler = handler::address(settings.kallsyms, object, &btf, &layout);
+        let btf = btf?;
+        let handler = handler::address(symbol, object, &btf, &layout);
         let send_reset_arguments = kernel.tracepoint_arguments("tcp_send_reset").unwrap_or(0);
         let constants = Constants {
             layout,
@@ -157,15 +185,29 @@ impl Probes {
             send_reset_arguments: send_reset_arguments as u32,
         };
         let mut ebpf = load(object, &btf, settings.buffer_bytes, &constants)?;
+        // Whether each is wanted, in the order of attaching.
+        let asked_for: Vec<(&Probe, Option<String>)> = PROBES
+            .iter()
+            .filter(|probe| settings.calls || probe.role != Role::Call)
+            .map(|probe| {
+                let left_out = settings.leave_out(probe);
+                let refusal = left_out.or_else(|| refusal(probe, &kernel, &layout, &handler));
+                (probe, refusal)
+            })
+            .collect();
+        let wanted = asked_for.iter().filter(|(_, refusal)| refusal.is_none());
+        let wanted: Vec<&Probe> = wanted.map(|(probe, _)| *probe).collect();
+        let mut loaded = load_programs(&mut ebpf, &btf, &wanted);
         let mut reports = Vec::with_capacity(PROBES.len());
         let mut links = Vec::with_capacity(PROBES.len());
-        let asked_for = |probe: &&Probe| settings.calls || probe.role != Role::Call;
-        for probe in PROBES.iter().filter(asked_for) {
-            let left_out = left_out(probe, settings.without, &reports);
-            let refusal = left_out.or_else(|| refusal(probe, &kernel, &layout, &handler));
-            let attached = match refusal {
+        for (probe, refusal) in asked_for {
+            let attached = match refusal.or_else(|| without_first(probe, &reports)) {
                 Some(reason) => Err(reason),
-                None => attach(&mut ebpf, probe, &btf),
+                None => match loaded.remove(probe.name) {
+                    Some(Err(reason)) => Err(reason),
+                    Some(Ok(())) => attach(&mut ebpf, probe),
+                    None => Err("the BPF object lacks it: it is of another version".to_owned()),
+                },
             };
             let state = match attached {
                 Ok(link) => {
@@ -253,7 +295,7 @@ impl Probes {
 /// The system calls that lead to SOCK_DESTROY. (Those of 32-bit programs have other numbers.)
 const SEND_CALLS: [u32; 2] = [libc::SYS_sendto as u32, libc::SYS_sendmsg as u32];
 
-/// What is written into the object's .rodata.
+/// What is written into the object's instructions and its .rodata.
 struct Constants {
     layout: Layout,
     handler: u64,
@@ -267,13 +309,12 @@ fn load(
     constants: &Constants,
 ) -> Result<Ebpf, ProbeError> {
     let level = log_level();
+    let object = object::for_kernel(object, &constants.layout.offsets, constants.handler)?;
     EbpfLoader::new()
         .btf(Some(btf))
-        .override_global("OFFSETS", &constants.layout.offsets, true)
         .override_global("REPAIR_MASK", &constants.layout.repair_mask, true)
         .override_global("TIMESTAMPS_MASK", &constants.layout.timestamps_mask, true)
         .override_global("PORT_LOCK_MASK", &constants.layout.port_lock_mask, true)
-        .override_global("TW_TIMER_HANDLER", &constants.handler, true)
         .override_global(
             "RUN_QUEUE_TO_PREEMPT_COUNT",
             &constants.layout.run_queue_to_preempt_count,
@@ -287,7 +328,7 @@ fn load(
         )
         .override_global(aya_log::LEVEL, &level, false)
         .map_max_entries("EVENTS", buffer_bytes)
-        .load(object)
+        .load(&object)
         .map_err(|error| {
             if is_refusal(&error) {
                 ProbeError::NotPermitted
@@ -317,12 +358,9 @@ fn logger(ebpf: &mut Ebpf) -> Option<EbpfLogger<&'static dyn Log>> {
         .ok()
 }
 
-/// Why the user, or what came before, does not want it to run: a second program goes the way of its
-/// first, without which it would take every event for one that was missed.
-fn left_out(probe: &Probe, without: &[Dispensable], before: &[ProbeReport]) -> Option<String> {
-    if without.contains(&Dispensable(probe.name)) {
-        return Some("left out by --without".to_owned());
-    }
+/// Why a second program goes the way of its first, without which it would take every event for one
+/// that was missed.
+fn without_first(probe: &Probe, before: &[ProbeReport]) -> Option<String> {
     let Role::Second(hook) = probe.role else {
         return None;
     };
@@ -370,52 +408,91 @@ fn refusal(
     }
 }
 
-fn attach(ebpf: &mut Ebpf, probe: &Probe, btf: &Btf) -> Result<Link, String> {
+/// Loads the programs of the probes, several at once: the verifier takes its time for each, in the
+/// thread that asks. Why it refused one is told under its name.
+fn load_programs(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    wanted: &[&Probe],
+) -> HashMap<&'static str, Result<(), String>> {
+    let mut programs: Vec<(&Probe, &mut Program)> = ebpf
+        .programs_mut()
+        .filter_map(|(name, program)| {
+            let probe = wanted.iter().find(|probe| probe.name == name)?;
+            Some((*probe, program))
+        })
+        .collect();
+    // The longest last, where the threads begin.
+    programs.sort_by_key(|(probe, _)| probe.role == REQUIRED);
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let threads = threads.min(programs.len());
+    let programs = Mutex::new(programs);
+    let next = || {
+        programs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
+    };
+    let work = || {
+        let mut loaded = Vec::new();
+        while let Some((probe, program)) = next() {
+            loaded.push((probe.name, load_program(probe, program, btf)));
+        }
+        loaded
+    };
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut loaded = work();
+        loaded.extend(others.into_iter().flat_map(join));
+        loaded.into_iter().collect()
+    })
+}
+
+/// What the thread has made; its panic is ours.
+fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn load_program(probe: &Probe, program: &mut Program, btf: &Btf) -> Result<(), String> {
+    let loaded = match (probe.target, program) {
+        (Target::Tracepoint(hook), Program::BtfTracePoint(program)) => program.load(hook, btf),
+        (Target::Exit { function, .. }, Program::FExit(program)) => program.load(function, btf),
+        (Target::Call(_), Program::TracePoint(program)) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    };
+    loaded.map_err(|error| match (probe.target, error) {
+        // Tracepoints' programs were let in: it is not for want of privileges.
+        (Target::Exit { .. }, ProgramError::LoadError { io_error, .. })
+            if io_error.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            "this host permits no fexit programs".to_owned()
+        }
+        (_, error) => one_line(&error),
+    })
+}
+
+fn attach(ebpf: &mut Ebpf, probe: &Probe) -> Result<Link, String> {
     let program = ebpf
         .program_mut(probe.name)
         .ok_or_else(|| "the BPF object lacks it: it is of another version".to_owned())?;
-    match probe.target {
-        Target::Tracepoint(hook) => {
-            attach_to_tracepoint(program, hook, btf).map_err(|error| one_line(&error))
+    let attached = match (probe.target, program) {
+        (Target::Tracepoint(_), Program::BtfTracePoint(program)) => {
+            program.attach().map(Link::Tracepoint)
         }
-        Target::Exit { function, .. } => {
-            attach_to_exit(program, function, btf).map_err(|error| match error {
-                // Tracepoints' programs were let in: it is not for want of privileges.
-                ProgramError::LoadError { io_error, .. }
-                    if io_error.kind() == io::ErrorKind::PermissionDenied =>
-                {
-                    "this host permits no fexit programs".to_owned()
-                }
-                error => one_line(&error),
-            })
+        (Target::Exit { .. }, Program::FExit(program)) => program.attach().map(Link::Exit),
+        (Target::Call(name), Program::TracePoint(program)) => {
+            return tracefs::with(|| attach_to_call(program, name))?;
         }
-        Target::Call(name) => tracefs::with(|| attach_to_call(program, name))?,
-    }
-}
-
-fn attach_to_tracepoint(
-    program: &mut Program,
-    hook: &str,
-    btf: &Btf,
-) -> Result<Link, ProgramError> {
-    let program: &mut BtfTracePoint = program.try_into()?;
-    program.load(hook, btf)?;
-    program.attach().map(Link::Tracepoint)
-}
-
-fn attach_to_exit(program: &mut Program, function: &str, btf: &Btf) -> Result<Link, ProgramError> {
-    let program: &mut FExit = program.try_into()?;
-    program.load(function, btf)?;
-    program.attach().map(Link::Exit)
-}
-
-fn attach_to_call(program: &mut Program, name: &str) -> Result<Link, String> {
-    let mut attach = || {
-        let program: &mut TracePoint = program.try_into()?;
-        program.load()?;
-        program.attach(CALLS, name).map(Link::Call)
+        _ => Err(ProgramError::UnexpectedProgramType),
     };
-    attach().map_err(|error| match error {
+    attached.map_err(|error| one_line(&error))
+}
+
+fn attach_to_call(program: &mut TracePoint, name: &str) -> Result<Link, String> {
+    let attached = program.attach(CALLS, name).map(Link::Call);
+    attached.map_err(|error| match error {
         ProgramError::TracePointError(TracePointError::FileError { io_error, .. })
             if io_error.kind() == io::ErrorKind::NotFound =>
         {
@@ -488,12 +565,19 @@ mod tests {
     #[test]
     fn a_second_program_goes_the_way_of_its_first() {
         let without = ["free_segment".parse().expect("a probe")];
-        let reason = left_out(probe("free_segment"), &without, &[]).expect("a reason");
-        let refused = ProbeState::Refused(reason.clone());
-        let reports = [report("free_segment", refused)];
+        let settings = Settings {
+            without: &without,
+            ..Settings::new(None, 4096)
+        };
+        let reason = settings.leave_out(probe("free_segment"));
+        assert!(reason.is_some());
         let second = probe("free_segment_2");
-        assert_eq!(left_out(second, &without, &reports), Some(reason));
+        assert_eq!(settings.leave_out(second), reason);
+        assert_eq!(settings.leave_out(probe("send_reset_2")), None);
+        let refused = ProbeState::Refused("why".to_owned());
+        let reports = [report("free_segment", refused)];
+        assert_eq!(without_first(second, &reports).as_deref(), Some("why"));
         let reports = [report("free_segment", ProbeState::Attached)];
-        assert_eq!(left_out(second, &[], &reports), None);
+        assert_eq!(without_first(second, &reports), None);
     }
 }
