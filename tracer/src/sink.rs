@@ -1,23 +1,32 @@
 //! Stdout, written by a thread of its own: a slow reader blocks neither signals nor, until the
 //! queue is full, the ring.
 
-use std::io::{self, Write as _};
+mod uncached;
+
+use std::io;
+use std::os::fd::AsFd as _;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use uncached::Descriptor;
+
 /// Chunks that may wait to be written: some 16 MiB at full load.
 const QUEUE: usize = 64;
+/// Chunks that are kept to be filled again.
+const SPARE: usize = 4;
 /// How long the last lines may take once the end was asked for.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The writing end.
 #[derive(Debug)]
 pub struct Sink {
-    chunks: mpsc::Sender<Bytes>,
+    chunks: mpsc::Sender<BytesMut>,
+    /// Chunks that have been written: their room is used again.
+    written: mpsc::Receiver<BytesMut>,
     done: oneshot::Receiver<io::Result<()>>,
     thread: JoinHandle<()>,
 }
@@ -28,18 +37,23 @@ impl Sink {
     /// # Errors
     /// Where there can be no more threads.
     pub fn stdout() -> io::Result<Self> {
-        let (chunks, mut queue) = mpsc::channel::<Bytes>(QUEUE);
+        let (chunks, mut queue) = mpsc::channel::<BytesMut>(QUEUE);
+        let (give_back, written) = mpsc::channel(SPARE);
         let (tell, done) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("stdout".to_owned())
             .spawn(move || {
-                let mut stdout = io::stdout().lock();
+                let stdout = io::stdout().lock();
+                let mut stdout = Descriptor::new(stdout.as_fd());
                 let mut result = Ok(());
-                while let Some(chunk) = queue.blocking_recv() {
-                    result = stdout.write_all(&chunk).and_then(|()| stdout.flush());
+                while let Some(mut chunk) = queue.blocking_recv() {
+                    result = stdout.write_all(&chunk);
                     if result.is_err() {
                         break;
                     }
+                    chunk.clear();
+                    // Where there are enough already it is dropped.
+                    let _ = give_back.try_send(chunk);
                 }
                 drop(queue);
                 // Nobody waits for the result any more when the process is about to end.
@@ -47,6 +61,7 @@ impl Sink {
             })?;
         Ok(Self {
             chunks,
+            written,
             done,
             thread,
         })
@@ -54,17 +69,18 @@ impl Sink {
 
     /// Hands over what `buffer` holds and leaves it empty. Waits while the queue is full; does
     /// nothing once stdout is closed. Cancel safe: until there is room the buffer keeps all.
-    pub async fn send(&self, buffer: &mut BytesMut) {
+    pub async fn send(&mut self, buffer: &mut BytesMut) {
         if !buffer.is_empty()
             // A closed queue is told by closed() and finish().
             && let Ok(room) = self.chunks.reserve().await
         {
-            room.send(buffer.split().freeze());
+            let spare = self.written.try_recv().unwrap_or_default();
+            room.send(std::mem::replace(buffer, spare));
         }
     }
 
     /// The same at the end, when a reader that does not read must not keep us.
-    pub async fn send_last(&self, buffer: &mut BytesMut) {
+    pub async fn send_last(&mut self, buffer: &mut BytesMut) {
         // What finds no room now is told by finish().
         let _ = timeout(LAST_WORDS, self.send(buffer)).await;
     }
@@ -83,6 +99,7 @@ impl Sink {
             chunks,
             done,
             thread,
+            written: _,
         } = self;
         drop(chunks);
         match timeout(LAST_WORDS, done).await {

@@ -1,0 +1,113 @@
+//! Writing to a file without filling the host's page cache: what a tracer writes, nobody reads soon,
+//! and it would push out what others need. Fresh pages are also what a write costs most: copying into
+//! pages that go and come again takes a quarter of the time.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use rustix::io::{Errno, IoSlice, ReadWriteFlags, pwritev2, write};
+
+/// `RWF_DONTCACHE` of `include/uapi/linux/fs.h` (Linux 6.14 and later): written pages leave the cache
+/// once they are on the disk.
+const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
+/// Where the file's position is.
+const HERE: u64 = u64::MAX;
+/// Smaller pieces are written as ever: each page that is written in two parts would be fetched from
+/// the disk again.
+const LARGE: usize = 64 << 10;
+
+/// A descriptor that is written to.
+pub(super) struct Descriptor<'fd> {
+    fd: BorrowedFd<'fd>,
+    /// The kernel and what is written to allow it, as far as is known.
+    may_be_uncached: bool,
+}
+
+impl<'fd> Descriptor<'fd> {
+    pub fn new(fd: BorrowedFd<'fd>) -> Self {
+        Self {
+            fd,
+            may_be_uncached: true,
+        }
+    }
+
+    /// Writes all of `bytes`.
+    ///
+    /// # Errors
+    /// Where the kernel refuses it. Part of it may have been written.
+    pub fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => bytes = &bytes[written..],
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
+        if self.may_be_uncached && bytes.len() >= LARGE {
+            match pwritev2(self.fd, &[IoSlice::new(bytes)], HERE, DONTCACHE) {
+                // A pipe, a terminal, a file system or a kernel that knows nothing of it.
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::SPIPE) => {
+                    self.may_be_uncached = false;
+                }
+                told => return told,
+            }
+        }
+        write(self.fd, bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Read as _;
+    use std::os::fd::AsFd as _;
+    use std::thread;
+
+    use super::*;
+
+    /// Pieces of sizes on both sides of [`LARGE`], each of another byte.
+    fn pieces() -> impl Iterator<Item = Vec<u8>> {
+        let sizes = [1, 3 * LARGE + 17, 5, LARGE, LARGE - 1, 2 * LARGE];
+        (b'a'..).zip(sizes).map(|(byte, size)| vec![byte; size])
+    }
+
+    #[test]
+    fn what_is_written_to_a_file_stands_behind_what_was_there() -> io::Result<()> {
+        let path = tempfile::NamedTempFile::new()?.into_temp_path();
+        fs::write(&path, "before")?;
+        for append in [true, false] {
+            let file = fs::OpenOptions::new()
+                .append(append)
+                .write(true)
+                .open(&path)?;
+            rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0))?;
+            let mut descriptor = Descriptor::new(file.as_fd());
+            pieces().try_for_each(|piece| descriptor.write_all(&piece))?;
+        }
+        let mut expected = b"before".to_vec();
+        expected.extend(pieces().chain(pieces()).flatten());
+        assert!(fs::read(&path)? == expected);
+        Ok(())
+    }
+
+    #[test]
+    fn a_pipe_gets_it_all() -> io::Result<()> {
+        let (mut reader, writer) = io::pipe()?;
+        let read = thread::spawn(move || {
+            let mut all = Vec::new();
+            reader.read_to_end(&mut all).map(|_| all)
+        });
+        let mut descriptor = Descriptor::new(writer.as_fd());
+        pieces().try_for_each(|piece| descriptor.write_all(&piece))?;
+        assert!(!descriptor.may_be_uncached, "a pipe has no cache");
+        drop(writer);
+        let all = read.join().expect("the reader did not panic")?;
+        assert!(all == pieces().flatten().collect::<Vec<u8>>());
+        Ok(())
+    }
+}
