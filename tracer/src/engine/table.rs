@@ -150,28 +150,35 @@ struct Entry {
 #[derive(Clone, Copy)]
 struct Whereabouts(u32);
 
-/// Bits of a number.
-const NUMBER: u32 = 26;
+/// The bit of those that rest.
+const AT_REST: u32 = 1 << 31;
+/// Bits of a number in the arena; between the two stands the size.
+const NUMBER: u32 = 25;
 
 impl Whereabouts {
-    /// `None`: there is no room for that many.
+    /// It is awake.
     fn awake(number: u32) -> Self {
-        debug_assert!(number < 1 << NUMBER);
+        debug_assert!(number < AT_REST, "memory ends long before");
         Self(number)
     }
 
-    /// `None`: it is too long, or there are too many.
+    /// It rests. `None`: it is too long, or there are too many.
     fn packed(place: Place) -> Option<Self> {
         let fits = place.size < 64 && place.number < 1 << NUMBER;
-        fits.then_some(Self(u32::from(place.size) << NUMBER | place.number))
+        fits.then_some(Self(
+            AT_REST | u32::from(place.size) << NUMBER | place.number,
+        ))
     }
 
     fn told(self) -> Result<u32, Place> {
-        let number = self.0 & ((1 << NUMBER) - 1);
-        match (self.0 >> NUMBER) as u8 {
-            0 => Ok(number),
-            size => Err(Place { size, number }),
+        if self.0 & AT_REST == 0 {
+            return Ok(self.0);
         }
+        let rest = self.0 & !AT_REST;
+        Err(Place {
+            size: (rest >> NUMBER) as u8,
+            number: rest & ((1 << NUMBER) - 1),
+        })
     }
 }
 
@@ -525,16 +532,15 @@ impl Table {
         if let Some(Err(place)) = entry
             .filter(|entry| entry.version == id.version)
             .map(|entry| entry.whereabouts.told())
+            && let Some((connection, combination)) = self.unpack(place)
         {
-            if let Some((connection, combination)) = self.unpack(place) {
-                self.combinations.release(combination);
-                self.packed.release(place);
-                let whereabouts = Whereabouts::awake(self.awake.insert(connection));
-                if let Some(entry) = self.directory.get_mut(id.index) {
-                    entry.whereabouts = whereabouts;
-                }
-                self.drowsy.push(id);
+            self.combinations.release(combination);
+            self.packed.release(place);
+            let whereabouts = Whereabouts::awake(self.awake.insert(connection));
+            if let Some(entry) = self.directory.get_mut(id.index) {
+                entry.whereabouts = whereabouts;
             }
+            self.drowsy.push(id);
         }
     }
 
