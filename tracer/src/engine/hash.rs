@@ -11,7 +11,7 @@ pub(super) fn of(hasher: &RandomState, netns: u64, number: u64) -> u64 {
     let mut state = hasher.build_hasher();
     state.write_u64(netns);
     state.write_u64(number);
-    state.finish()
+    mix(state.finish())
 }
 
 /// Of a flow in a network namespace.
@@ -22,7 +22,7 @@ pub(super) fn of_flow(hasher: &RandomState, netns: u64, flow: &Flow) -> u64 {
     state.write_u32(ports);
     write(&mut state, flow.local.address);
     write(&mut state, flow.peer.address);
-    state.finish()
+    mix(state.finish())
 }
 
 /// Of one end in a network namespace.
@@ -31,12 +31,48 @@ pub(super) fn of_end(hasher: &RandomState, netns: u64, end: &Endpoint) -> u64 {
     state.write_u64(netns);
     state.write_u16(end.port);
     write(&mut state, end.address);
-    state.finish()
+    mix(state.finish())
+}
+
+/// foldhash's bits are good enough for one table. Ours are used in several places at once: to choose
+/// a part of an index, a bucket, a tag, a set.
+fn mix(hash: u64) -> u64 {
+    let spread = (hash ^ hash >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    spread ^ spread >> 29
 }
 
 fn write(state: &mut impl Hasher, address: IpAddr) {
     match address {
         IpAddr::V4(address) => state.write_u32(address.to_bits()),
         IpAddr::V6(address) => state.write_u128(address.to_bits()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_a_row_are_spread_over_all_bits() {
+        for seed in 0..50 {
+            let hasher = RandomState::default();
+            let mut ones = [0_u32; 64];
+            let mut sets = vec![0_u32; 1 << 10];
+            let count = 1 << 14;
+            for number in 0..count {
+                let hash = of(&hasher, 1, u64::from(number) * 8);
+                for (bit, ones) in ones.iter_mut().enumerate() {
+                    *ones += (hash >> bit & 1) as u32;
+                }
+                sets[(hash & 0x3ff) as usize] += 1;
+            }
+            let half = count / 2;
+            assert!(
+                ones.iter().all(|ones| ones.abs_diff(half) < half / 4),
+                "{seed}: {ones:?}"
+            );
+            // Sixteen each, if they were dealt; by chance at most some forty.
+            assert!(sets.iter().all(|held| *held < 48), "{seed}");
+        }
     }
 }
