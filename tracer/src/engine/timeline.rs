@@ -2,7 +2,7 @@
 
 use tracer_common::tcp::TcpState;
 
-use crate::record::{StateVisit, States};
+use crate::record::{MOST_STATES, StateVisit, States};
 use crate::time::Timestamp;
 
 /// Arrivals in states. A legal life of a full socket makes at most five; what a garbled one makes
@@ -16,6 +16,9 @@ pub(super) struct Timeline {
     /// each arrival and the end: what came just before was lost.
     packed: u32,
 }
+
+// And TIME_WAIT.
+const _: () = assert!(Timeline::CAPACITY < MOST_STATES);
 
 const LEN: u32 = 4 * Timeline::CAPACITY as u32;
 const GAPS: u32 = LEN + 3;

@@ -11,8 +11,8 @@ use super::views::{CallView, RecordView, TransitionView};
 use super::*;
 use crate::record::{
     Close, CloseCause, CloseKind, EntryPrecision, Evidence, FinWait2, FinWait2Exit, Incomplete,
-    Initiator, Previous, Process, Role, Source, StateVisit, States, TimeWait, TimeWaitExit,
-    TimeWaitSkipped, Traffic,
+    Initiator, MOST_STATES, Previous, Process, Role, Source, StateVisit, States, TimeWait,
+    TimeWaitExit, TimeWaitSkipped, Traffic,
 };
 use crate::stream;
 
@@ -249,7 +249,7 @@ impl Any {
     }
 
     fn states(&mut self) -> States {
-        (0..self.0.usize(..=8))
+        (0..self.0.usize(..=MOST_STATES))
             .map(|_| StateVisit {
                 state: self.state(),
                 at: self.moment(),
