@@ -27,11 +27,8 @@ use shared::Shared;
 const BATCH: usize = 256 << 10;
 /// Room for that.
 const LAST: usize = 4096;
-/// How long the reader sleeps at most without asking to be woken, once it has been woken often.
+/// How long the reader stays awake without asking to be woken, once it has been woken often.
 const WINDOW: Duration = Duration::from_millis(5);
-/// After a batch of so many bytes it sleeps for that long, whatever is due meanwhile: under load
-/// something always is, and each time that it wakes up costs the load something.
-const MUCH: usize = 32 << 10;
 
 /// What one look at the ring brought.
 #[derive(Debug)]
@@ -54,8 +51,7 @@ pub struct Reader {
     losses: UntoldLosses,
     pace: Pace,
     buffer: BytesMut,
-    /// Bytes of the last batch.
-    last: usize,
+    last_was_full: bool,
 }
 
 impl Reader {
@@ -84,23 +80,22 @@ impl Reader {
             losses,
             pace: Pace::new(clock::monotonic()),
             buffer: BytesMut::with_capacity(BATCH + LAST),
-            last: 0,
+            last_was_full: false,
         })
     }
 
-    /// Waits until there are records, or until `deadline` (under load a few milliseconds longer), and
-    /// returns what is there: a batch without records bears a watermark at `deadline` or later.
-    /// Cancel safe.
+    /// Waits until there are records, or until `deadline`, and returns what is there: a batch
+    /// without records bears a watermark at `deadline` or later. Cancel safe.
     ///
     /// # Errors
     /// Where the kernel refuses to poll the ring or to set the flag.
     pub async fn next_batch(&mut self, deadline: Option<Timestamp>) -> io::Result<Batch> {
         loop {
-            if self.last < BATCH {
+            if !self.last_was_full {
                 self.wait(deadline).await?;
             }
             let batch = self.drain();
-            self.last = batch.records.len();
+            self.last_was_full = batch.records.len() >= BATCH;
             let due = batch
                 .watermark
                 .is_some_and(|now| deadline.is_some_and(|due| now >= due));
@@ -133,7 +128,6 @@ impl Reader {
         let now = clock::monotonic();
         let left = deadline.map(|due| Duration::from_nanos(due.since(now)));
         if !self.pace.may_park(now) {
-            let left = left.filter(|_| self.last < MUCH);
             sleep(left.map_or(WINDOW, |left| left.min(WINDOW))).await;
             return Ok(());
         }
