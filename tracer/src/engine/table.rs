@@ -23,7 +23,7 @@ use crate::record::{Process, Role};
 use crate::time::Timestamp;
 
 /// A place in the table, and which of the connections that have been there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Id {
     pub index: u32,
     pub version: u32,
@@ -600,8 +600,7 @@ impl Table {
     fn newest(&mut self, key: Key, fits: impl Fn(&Connection) -> bool) -> Option<(Id, bool)> {
         let mut newest: Option<(u64, Id)> = None;
         let mut newest_of_all = 0;
-        // Seldom there is one that rests.
-        let mut resting = [None; 4];
+        let mut resting: Option<(u64, Id)> = None;
         for index in self.places(key) {
             let Some(entry) = self.directory.get(index) else {
                 continue;
@@ -622,26 +621,44 @@ impl Table {
                     }
                 }
                 Err(place) => {
-                    let head = pack::head(self.packed.get(place), &self.combinations);
-                    if head.is_some_and(|head| key.names_packed(&head))
-                        && let Some(place) = resting.iter_mut().find(|place| place.is_none())
-                    {
-                        *place = Some(id);
+                    if let Some(serial) = self.serial_at_rest(place, &key) {
+                        newest_of_all = newest_of_all.max(serial);
+                        resting = resting.max(Some((serial, id)));
                     }
                 }
             }
         }
-        for id in resting.into_iter().flatten() {
-            self.wake(id);
-            let Some(connection) = self.connection(id) else {
-                continue;
-            };
-            newest_of_all = newest_of_all.max(connection.serial);
-            if newest.is_none_or(|(serial, _)| serial < connection.serial) && fits(connection) {
-                newest = Some((connection.serial, id));
+        // Seldom there is one that rests, and it is the one that is meant.
+        while let Some((serial, id)) = resting {
+            if newest.is_some_and(|(known, _)| known > serial) {
+                break;
             }
+            self.wake(id);
+            if self.connection(id).is_some_and(&fits) {
+                newest = Some((serial, id));
+                break;
+            }
+            resting = self.newest_at_rest(&key, serial);
         }
         newest.map(|(serial, id)| (id, serial == newest_of_all))
+    }
+
+    /// The newest of those that rest and were made before `bound`.
+    fn newest_at_rest(&self, key: &Key, bound: u64) -> Option<(u64, Id)> {
+        self.places(*key)
+            .filter_map(|index| {
+                let entry = self.directory.get(index)?;
+                let serial = self.serial_at_rest(entry.whereabouts.told().err()?, key)?;
+                let version = entry.version;
+                (serial < bound).then_some((serial, Id { index, version }))
+            })
+            .max()
+    }
+
+    /// The serial of one that rests, if `key` names it.
+    fn serial_at_rest(&self, place: Place, key: &Key) -> Option<u64> {
+        let head = pack::head(self.packed.get(place), &self.combinations)?;
+        key.names_packed(&head).then_some(head.serial)
     }
 
     /// Places that may be named by `key`.
