@@ -11,6 +11,7 @@ mod peers;
 mod rust_src;
 mod stamp;
 mod tools;
+mod tree;
 
 use std::{
     fmt::Display,

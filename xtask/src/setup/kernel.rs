@@ -17,6 +17,7 @@ use super::{
     apt::{self, Apt, Sources},
     lock, say,
     stamp::{Stamp, remove_if_there},
+    tree,
 };
 use crate::{child, workspace::Workspace};
 
@@ -316,17 +317,12 @@ struct Files(Vec<PathBuf>);
 impl Files {
     fn below(root: &Path) -> Result<Self> {
         let mut files = Vec::new();
-        let mut pending = vec![root.to_owned()];
-        while let Some(dir) = pending.pop() {
-            for entry in fs::read_dir(&dir)? {
-                let entry = entry?;
-                if entry.file_type()?.is_dir() {
-                    pending.push(entry.path());
-                } else if entry.file_type()?.is_file() {
-                    files.push(entry.path());
-                }
+        tree::visit(root, |entry| {
+            if entry.file_type()?.is_file() {
+                files.push(entry.path());
             }
-        }
+            Ok(())
+        })?;
         Ok(Self(files))
     }
 

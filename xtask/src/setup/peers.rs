@@ -17,6 +17,7 @@ use super::{
     apt::{self, Apt, Sources},
     lock, say,
     stamp::{Stamp, remove_if_there},
+    tree,
 };
 use crate::{child, workspace::Workspace};
 
@@ -143,17 +144,10 @@ fn starter(loader: &Path, libraries: &BTreeSet<&Path>, program: &Path) -> String
 /// Every file and link below `root`.
 fn files_below(root: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    let mut pending = vec![root.to_owned()];
-    while let Some(dir) = pending.pop() {
-        for entry in fs::read_dir(&dir)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                pending.push(entry.path());
-            } else {
-                files.push(entry.path());
-            }
-        }
-    }
+    tree::visit(root, |entry| {
+        files.push(entry.path());
+        Ok(())
+    })?;
     files.sort();
     Ok(files)
 }

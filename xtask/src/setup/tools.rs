@@ -13,6 +13,7 @@ use super::{
     apt::{Apt, Sources},
     lock, say,
     stamp::{Stamp, remove_if_there},
+    tree,
 };
 use crate::{child, workspace::Workspace};
 
@@ -96,17 +97,12 @@ fn wrapper(real: &Path, libraries: &BTreeSet<PathBuf>) -> String {
 /// The directories below `root` that hold shared libraries which programs link to.
 pub fn library_dirs(root: &Path) -> Result<BTreeSet<PathBuf>> {
     let mut found = BTreeSet::new();
-    let mut pending = vec![root.to_owned()];
-    while let Some(dir) = pending.pop() {
-        for entry in fs::read_dir(&dir)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                pending.push(entry.path());
-            } else if entry.file_name().to_string_lossy().contains(".so.") {
-                found.insert(dir.clone());
-            }
+    tree::visit(root, |entry| {
+        if entry.file_name().to_string_lossy().contains(".so.") {
+            found.extend(entry.path().parent().map(Path::to_owned));
         }
-    }
+        Ok(())
+    })?;
     Ok(found)
 }
 
