@@ -33,6 +33,7 @@ mod hash;
 mod holdings;
 mod index;
 mod inventory;
+mod key;
 mod lexicon;
 mod loss;
 mod minisockets;

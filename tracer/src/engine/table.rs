@@ -12,14 +12,14 @@ use tracer_common::tcp::{Endpoint, Flow};
 use super::alike::Combinations;
 use super::arena::{Arena, Place};
 use super::connection::{Bit, Connection, Rest};
-use super::hash;
 use super::holdings::Told;
 use super::index::Index;
+use super::key::{KINDS, Key};
 use super::lexicon::{Lexicon, Who};
-use super::pack::{self, Head};
+use super::pack;
 use super::slab::Slab;
 use super::timewait::Jiffies;
-use crate::record::{Process, Role};
+use crate::record::Process;
 use crate::time::Timestamp;
 
 /// A place in the table, and which of the connections that have been there.
@@ -27,92 +27,6 @@ use crate::time::Timestamp;
 pub(super) struct Id {
     pub index: u32,
     pub version: u32,
-}
-
-/// The names that an event may find a connection by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Key {
-    Cookie(u64, u64),
-    Flow(u64, Flow),
-    Child(u64, u64),
-    Listener(u64, Endpoint),
-}
-
-/// How many kinds of names there are.
-const KINDS: usize = 4;
-
-impl Key {
-    fn hash(&self, hasher: &RandomState) -> u64 {
-        match *self {
-            Self::Cookie(netns, name) | Self::Child(netns, name) => hash::of(hasher, netns, name),
-            Self::Flow(netns, flow) => hash::of_flow(hasher, netns, &flow),
-            Self::Listener(netns, local) => hash::of_end(hasher, netns, &local),
-        }
-    }
-
-    fn names(&self, connection: &Connection) -> bool {
-        match *self {
-            Self::Cookie(netns, cookie) => {
-                connection.cookie() == cookie && connection.netns_cookie == netns
-            }
-            Self::Flow(netns, ref flow) => {
-                connection.flow == *flow && connection.netns_cookie == netns
-            }
-            Self::Child(..) | Self::Listener(..) => {
-                Self::of(self.kind(), connection).as_ref() == Some(self)
-            }
-        }
-    }
-
-    fn names_packed(&self, head: &Head) -> bool {
-        Self::of_packed(self.kind(), head).as_ref() == Some(self)
-    }
-
-    /// Number of the index that holds names of this kind.
-    const fn kind(&self) -> usize {
-        match self {
-            Self::Cookie(..) => 0,
-            Self::Flow(..) => 1,
-            Self::Child(..) => 2,
-            Self::Listener(..) => 3,
-        }
-    }
-
-    /// The name of `connection` of one kind, if it can be found by such a one.
-    fn of(kind: usize, connection: &Connection) -> Option<Self> {
-        let netns = connection.netns_cookie;
-        match kind {
-            0 => by_cookie(netns, connection.cookie()),
-            1 => by_flow(netns, connection.flow),
-            2 => connection
-                .address()
-                .map(|address| Self::Child(netns, address)),
-            _ => (connection.role == Role::Listener)
-                .then_some(Self::Listener(netns, connection.flow.local)),
-        }
-    }
-
-    /// The same of a packed one, which is neither a listener nor an unnamed child.
-    fn of_packed(kind: usize, head: &Head) -> Option<Self> {
-        match kind {
-            0 => by_cookie(head.netns_cookie, head.cookie),
-            1 => by_flow(head.netns_cookie, head.flow),
-            _ => None,
-        }
-    }
-
-    /// Every name of `connection`.
-    fn all(connection: &Connection) -> [Option<Self>; KINDS] {
-        std::array::from_fn(|kind| Self::of(kind, connection))
-    }
-}
-
-fn by_cookie(netns: u64, cookie: u64) -> Option<Key> {
-    (cookie != 0).then_some(Key::Cookie(netns, cookie))
-}
-
-fn by_flow(netns: u64, flow: Flow) -> Option<Key> {
-    flow.is_known().then_some(Key::Flow(netns, flow))
 }
 
 /// The connections and an index for each kind of name. An index holds several of one name side by
