@@ -32,6 +32,8 @@ use crate::{clock, object};
 const ACCOUNTS: Duration = Duration::from_secs(1);
 /// How often while no event comes and nobody keeps account: waking up is what an idle tracer costs.
 const ACCOUNTS_IDLE: Duration = Duration::from_secs(5);
+/// What is said where the kernel refuses it.
+const RING_UNREADABLE: &str = "failed to read the ring buffer";
 
 /// `tracer watch`: traces until the time is over, a signal comes, or nobody reads any more, which
 /// gives no summary.
@@ -143,7 +145,8 @@ async fn trace<C: Consumer>(plan: &Plan<'_>, consumer: C) -> anyhow::Result<Opti
         );
     }
     let end = plan.duration.map(|duration| started + duration);
-    if session.run(&mut signals, end).await? == Stopped::Unread {
+    let stopped = session.run(&mut signals, end).await;
+    if matches!(stopped, Ok(Stopped::Unread)) {
         session
             .sink
             .finish()
@@ -151,7 +154,10 @@ async fn trace<C: Consumer>(plan: &Plan<'_>, consumer: C) -> anyhow::Result<Opti
             .context("failed to write stdout")?;
         return Ok(None);
     }
-    session.finish(&mut signals).await.map(Some)
+    // After a failure too: what was seen before it is written.
+    let finished = session.finish(&mut signals).await;
+    stopped?;
+    finished.map(Some)
 }
 
 /// What refused probes cost, a line for each reason, before the first line of output.
@@ -266,7 +272,7 @@ impl<C: Consumer> Session<C> {
                 () = self.inventories.next() => {}
                 () = next_reading(&mut self.readings) => {}
                 batch = self.reader.next_batch(Some(deadline)) => {
-                    let batch = batch.context("failed to read the ring buffer")?;
+                    let batch = batch.context(RING_UNREADABLE)?;
                     has_events |= !batch.records.is_empty();
                     self.feed(batch);
                 }
@@ -298,8 +304,16 @@ impl<C: Consumer> Session<C> {
         self.probes.detach();
         // A program that was running on another processor comes to its end.
         tokio::time::sleep(Duration::from_millis(5)).await;
+        // The rows so far are written even where no more can be read.
+        let mut read = Ok(());
         loop {
-            let batch = self.reader.drain();
+            let batch = match self.reader.drain() {
+                Ok(batch) => batch,
+                Err(error) => {
+                    read = Err(error);
+                    break;
+                }
+            };
             let is_drained = batch.records.is_empty() && batch.watermark.is_some();
             self.feed(batch);
             select! {
@@ -317,6 +331,7 @@ impl<C: Consumer> Session<C> {
         let summary = self.pipeline.finish(clock::monotonic(), &mut self.out);
         self.sink.send_last(&mut self.out).await;
         self.sink.finish().await.context("failed to write stdout")?;
+        read.context(RING_UNREADABLE)?;
         Ok((summary, self.pipeline.into_consumer()))
     }
 

@@ -17,8 +17,11 @@ use crate::clock;
 use crate::probes::Ring;
 use crate::time::Timestamp;
 
+#[cfg(test)]
+mod fake;
 mod pages;
 mod shared;
+mod window;
 
 use pages::Pages;
 use shared::Shared;
@@ -88,13 +91,14 @@ impl Reader {
     /// without records bears a watermark at `deadline` or later. Cancel safe.
     ///
     /// # Errors
-    /// Where the kernel refuses to poll the ring or to set the flag.
+    /// Where the kernel refuses to poll or to map the ring, or to set the flag. Nothing that was
+    /// read is lost by it, and the next call tries again.
     pub async fn next_batch(&mut self, deadline: Option<Timestamp>) -> io::Result<Batch> {
         loop {
             if !self.last_was_full {
                 self.wait(deadline).await?;
             }
-            let batch = self.drain();
+            let batch = self.drain()?;
             self.last_was_full = batch.records.len() >= BATCH;
             let due = batch
                 .watermark
@@ -106,7 +110,10 @@ impl Reader {
     }
 
     /// Takes what is in the ring now, without waiting.
-    pub fn drain(&mut self) -> Batch {
+    ///
+    /// # Errors
+    /// Where the kernel refuses to map what comes next. What came before it has been returned.
+    pub fn drain(&mut self) -> io::Result<Batch> {
         // In this order: a loss before `now` is seen here, or else the record that has told it
         // found its place before `target`.
         let now = clock::monotonic();
@@ -114,13 +121,13 @@ impl Reader {
         let target = self.pages.producer();
         // The batch before is gone by now, and its room is free again.
         self.buffer.reserve(BATCH + LAST);
-        let is_drained = self.pages.take(target, BATCH, &mut self.buffer);
+        let is_drained = self.pages.take(target, BATCH, &mut self.buffer)?;
         let records = self.buffer.split().freeze();
-        Batch {
+        Ok(Batch {
             records,
             watermark: is_drained.then_some(now),
             lost: is_drained && self.losses.are_news(losses),
-        }
+        })
     }
 
     /// Sleeps: asking to be woken while that is rare, else for [`WINDOW`].

@@ -48,6 +48,12 @@ impl Shared {
         })
     }
 
+    /// Bytes that are mapped.
+    #[inline]
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
     /// The word at `at`.
     #[inline]
     pub fn load_u64(&self, at: usize) -> u64 {
