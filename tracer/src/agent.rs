@@ -26,7 +26,7 @@ use crate::readings::Readings;
 use crate::sink::Sink;
 use crate::stream::{Event, ProbeState, Skipped, StreamRecord, Sweep};
 use crate::time::Timestamp;
-use crate::{clock, object};
+use crate::{clock, heap, object};
 
 /// How often the accounts and the wall's clock are read.
 const ACCOUNTS: Duration = Duration::from_secs(1);
@@ -110,6 +110,8 @@ struct Plan<'a> {
 async fn trace<C: Consumer>(plan: &Plan<'_>, consumer: C) -> anyhow::Result<Option<(Summary, C)>> {
     let mut signals = Signals::new().context("failed to listen for signals")?;
     let (probes, ring) = Probes::attach(&plan.settings)?;
+    // What was read of the kernel's types and symbols has been dropped by now.
+    heap::give_back();
     tell_what_is_lost(&probes);
     let reader = Reader::new(ring).context("failed to map the ring buffer")?;
     let sink = Sink::stdout().context("failed to start writing stdout")?;

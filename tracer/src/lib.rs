@@ -33,6 +33,7 @@ pub mod engine;
 pub mod fdinfo;
 pub mod filter;
 pub mod handler;
+pub mod heap;
 pub mod host;
 pub mod inventory;
 pub mod kallsyms;
