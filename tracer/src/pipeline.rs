@@ -23,8 +23,6 @@ pub struct Pipeline<C> {
     wall: WallOffset,
     started: Timestamp,
     received: u64,
-    closed_by_kind: [u64; CloseKind::ALL.len()],
-    time_waits_ended: u64,
     account: AccountReading,
     told: AccountReading,
     missed_told: u64,
@@ -50,7 +48,8 @@ impl<C: Consumer> Pipeline<C> {
             sees_segments: meta.has_probe(SEGMENT_PROBE),
             sees_resets: RESET_PROBES.iter().all(|probe| meta.has_probe(probe)),
             sees_schedules: meta.has_probe(SCHEDULE_PROBE),
-            transitions,
+            rows: consumer.wants_rows(),
+            transitions: transitions && consumer.wants_rows(),
             holdings: C::WANTS_HOLDINGS,
         });
         Self {
@@ -61,8 +60,6 @@ impl<C: Consumer> Pipeline<C> {
             wall,
             started,
             received: 0,
-            closed_by_kind: [0; CloseKind::ALL.len()],
-            time_waits_ended: 0,
             account: AccountReading::default(),
             told: AccountReading::default(),
             missed_told: 0,
@@ -166,25 +163,17 @@ impl<C: Consumer> Pipeline<C> {
         while let Some(output) = self.engine.poll() {
             match output {
                 Output::Transition(row) => {
-                    if self.consumer.wants_rows()
-                        && self.filter.matches_transition(&row, &self.names)
-                    {
+                    if self.filter.matches_transition(&row, &self.names) {
                         self.consumer.transition(&row, self.wall, out);
                     }
                 }
                 Output::Close(record) => {
-                    self.closed_by_kind[record.close.kind as usize] += 1;
-                    if self.consumer.wants_rows()
-                        && self.filter.matches_record(&record, &self.names)
-                    {
+                    if self.filter.matches_record(&record, &self.names) {
                         self.consumer.close(&record, self.wall, out);
                     }
                 }
                 Output::End(record) => {
-                    self.time_waits_ended += u64::from(record.time_wait.is_some());
-                    if self.consumer.wants_rows()
-                        && self.filter.matches_record(&record, &self.names)
-                    {
+                    if self.filter.matches_record(&record, &self.names) {
                         self.consumer.end(&record, self.wall, out);
                     }
                 }
@@ -264,11 +253,11 @@ impl<C: Consumer> Pipeline<C> {
             closed: totals.closed,
             closed_by_kind: CloseKind::ALL
                 .into_iter()
-                .map(|kind| (kind, self.closed_by_kind[kind as usize]))
+                .map(|kind| (kind, totals.closed_by_kind[kind as usize]))
                 .filter(|(_, count)| *count > 0)
                 .collect(),
             ended: totals.ended,
-            time_waits_ended: self.time_waits_ended,
+            time_waits_ended: totals.ended_by.all(),
             open: totals.open,
             in_time_wait: totals.in_time_wait,
             shown_open: shown.open,

@@ -139,6 +139,7 @@ fn account(inventories: &[Inventory]) -> Account {
         sees_segments: false,
         sees_resets: false,
         sees_schedules: false,
+        rows: false,
         transitions: false,
         holdings: true,
     });

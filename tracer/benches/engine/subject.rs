@@ -68,6 +68,7 @@ impl Subject {
                 sees_segments: true,
                 sees_resets: true,
                 sees_schedules: false,
+                rows: true,
                 transitions: false,
                 holdings: false,
             }),

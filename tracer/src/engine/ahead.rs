@@ -12,11 +12,20 @@ use crate::stream::{Body, Event};
 
 /// How many events it pays to look ahead: their places must still be in the cache when they come.
 pub const EVENTS_AHEAD: usize = 32;
+/// Up to so many connections most of what an event needs is in a near cache anyway, and the look
+/// costs more than it brings.
+const FEW: usize = 32_768;
 
 impl Engine {
     /// Brings what the next events will need, [`EVENTS_AHEAD`] at most, into the processor's cache.
     /// It changes nothing.
     pub fn expect(&self, events: &[Event]) {
+        if self.table.len() > FEW {
+            self.look_ahead(events);
+        }
+    }
+
+    fn look_ahead(&self, events: &[Event]) {
         let parked = self.timers.parked();
         let mut glimpses: [Glimpse; 2 * EVENTS_AHEAD] = array::from_fn(|_| Glimpse::default());
         let (of_events, of_parked) = glimpses.split_at_mut(EVENTS_AHEAD);

@@ -16,6 +16,9 @@ impl Engine {
     /// then has its errno. The verdict itself rests on what the socket held, and stays as it is.
     pub(super) fn on_call_failed(&mut self, event: &Event, failed: &FailedCall) {
         let has_record = failed.call == stream::Call::Connect && self.join(event, failed.errno);
+        if !self.config.rows {
+            return;
+        }
         self.push(Output::Call(Box::new(Call {
             at: event.at,
             netns: event.netns,

@@ -89,6 +89,8 @@ pub(super) enum Bit {
     StepSeen = 1 << 13,
     /// It was absent from the latest whole inventory.
     Absent = 1 << 14,
+    /// Another connection of its socket may be in the table.
+    Namesake = 1 << 15,
 }
 
 /// What a connection gets with its close.
@@ -197,6 +199,11 @@ impl Connection {
         if self.is(Bit::Unnamed) { 0 } else { self.key }
     }
 
+    /// Whether that is its cookie, and its network namespace's.
+    pub fn is_named(&self, netns: u64, cookie: u64) -> bool {
+        self.key == cookie && self.netns_cookie == netns && !self.is(Bit::Unnamed)
+    }
+
     /// Kernel address of its socket, while that is all that it can be found by.
     pub fn address(&self) -> Option<u64> {
         self.is(Bit::Unnamed).then_some(self.key)
@@ -206,6 +213,11 @@ impl Connection {
     pub fn set_cookie(&mut self, cookie: u64) {
         self.clear(Bit::Unnamed);
         self.key = cookie;
+    }
+
+    /// Its cookie and its addresses are known: no event can tell of others.
+    pub fn has_all_names(&self) -> bool {
+        self.cookie() != 0 && self.flow.is_known()
     }
 
     pub fn is(&self, bit: Bit) -> bool {

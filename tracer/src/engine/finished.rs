@@ -34,14 +34,13 @@ pub(super) fn record(
         Stage::Verdict => None,
         Stage::End => ended_at(connection),
     };
-    let states_end = match connection.minisocket() {
+    let minisocket = connection.minisocket();
+    let states_end = match minisocket {
         None if minisocket_is_hidden(connection) && !peer_fin_came(connection) => None,
         None => connection.closed_at(),
         Some(_) => ended_at,
     };
-    let entered_at = connection
-        .minisocket()
-        .and_then(|minisocket| Some(minisocket.entry?.at));
+    let entered_at = minisocket.and_then(|minisocket| Some(minisocket.entry?.at));
     let established_at = connection.timeline.arrival(TcpState::Established);
     let client = connection.role == Role::Client;
     let handshake_ns = connection
@@ -214,17 +213,28 @@ fn time_wait(connection: &Connection, stage: Stage, config: &Config) -> Option<T
         refreshes: minisocket.refreshes,
         fin_retransmits: segments_seen.then_some(minisocket.fin_retransmits),
         old_duplicates: segments_seen.then_some(minisocket.old_duplicates),
-        exit: end.map(|end| match end.how {
-            How::Expired => TimeWaitExit::Expired,
-            How::ReusedByConnect => TimeWaitExit::ReusedByConnect,
-            How::ReusedBySyn => TimeWaitExit::ReusedBySyn,
-            How::Reset => TimeWaitExit::Reset,
-            How::Purged => TimeWaitExit::Purged,
-            How::Destroyed => TimeWaitExit::Destroyed,
-            How::Data | How::Unknown | How::NotSeen => TimeWaitExit::Unknown,
-        }),
+        exit: end.map(exit_of_time_wait),
         late: end.is_some_and(|end| end.late),
     })
+}
+
+fn exit_of_time_wait(end: &End) -> TimeWaitExit {
+    match end.how {
+        How::Expired => TimeWaitExit::Expired,
+        How::ReusedByConnect => TimeWaitExit::ReusedByConnect,
+        How::ReusedBySyn => TimeWaitExit::ReusedBySyn,
+        How::Reset => TimeWaitExit::Reset,
+        How::Purged => TimeWaitExit::Purged,
+        How::Destroyed => TimeWaitExit::Destroyed,
+        How::Data | How::Unknown | How::NotSeen => TimeWaitExit::Unknown,
+    }
+}
+
+/// How the TIME_WAIT of a connection ended, if it had one.
+pub(super) fn time_wait_exit(connection: &Connection) -> Option<TimeWaitExit> {
+    let minisocket = connection.minisocket()?;
+    minisocket.entry?;
+    end(minisocket).map(exit_of_time_wait)
 }
 
 fn traffic(connection: &Connection) -> Option<Traffic> {

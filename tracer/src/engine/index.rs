@@ -16,6 +16,7 @@ pub(super) struct Index {
     parts: Vec<Part>,
     /// Number of the part for each combination of the bits that choose one.
     directory: Vec<u32>,
+    len: usize,
 }
 
 /// The places whose hashes agree in some bits.
@@ -34,6 +35,7 @@ impl Index {
                 bits: 0,
             }],
             directory: vec![0],
+            len: 0,
         }
     }
 
@@ -43,8 +45,17 @@ impl Index {
         self.parts[part as usize].places.iter_hash(hash).copied()
     }
 
+    /// One of the places that were entered with `hash` that is it.
+    #[inline]
+    pub fn find(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<u32> {
+        let part = self.directory[self.slot(hash)];
+        let places = &self.parts[part as usize].places;
+        places.find(hash, |place| is_it(*place)).copied()
+    }
+
     /// Enters a place. `hash_of` gives the hash that a place was entered with.
     pub fn enter(&mut self, hash: u64, place: u32, hash_of: impl Fn(&u32) -> u64) {
+        self.len += 1;
         let mut number = self.directory[self.slot(hash)] as usize;
         while self.parts[number].places.len() >= PART && self.parts[number].bits < MOST_BITS {
             self.split(number, hash, &hash_of);
@@ -61,12 +72,13 @@ impl Index {
         let places = &mut self.parts[part].places;
         if let Ok(entry) = places.find_entry(hash, |entry| *entry == place) {
             entry.remove();
+            self.len -= 1;
         }
     }
 
     /// How many places are entered.
     pub fn len(&self) -> usize {
-        self.parts.iter().map(|part| part.places.len()).sum()
+        self.len
     }
 
     fn slot(&self, hash: u64) -> usize {

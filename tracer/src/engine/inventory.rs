@@ -239,7 +239,14 @@ impl Engine {
     }
 
     /// Looks at a stretch of the table for what the kernel no longer has.
+    #[inline]
     pub(super) fn look_for_absent(&mut self, places: usize) {
+        if self.search.is_under_way() {
+            self.search_on(places);
+        }
+    }
+
+    fn search_on(&mut self, places: usize) {
         if self.search.against.is_empty() {
             if self.search.next.is_empty() {
                 return;

@@ -19,6 +19,10 @@ pub(super) enum Key {
 
 /// How many kinds of names there are.
 pub(super) const KINDS: usize = 4;
+/// The kind of cookies.
+pub(super) const COOKIE: usize = 0;
+/// The kind of the addresses of unnamed children.
+pub(super) const CHILD: usize = 2;
 
 impl Key {
     /// Its hash.
@@ -33,9 +37,7 @@ impl Key {
     /// Whether it is a name of `connection`.
     pub fn names(&self, connection: &Connection) -> bool {
         match *self {
-            Self::Cookie(netns, cookie) => {
-                connection.cookie() == cookie && connection.netns_cookie == netns
-            }
+            Self::Cookie(netns, cookie) => connection.is_named(netns, cookie),
             Self::Flow(netns, ref flow) => {
                 connection.flow == *flow && connection.netns_cookie == netns
             }
@@ -53,20 +55,31 @@ impl Key {
     /// Number of the index that holds names of this kind.
     pub const fn kind(&self) -> usize {
         match self {
-            Self::Cookie(..) => 0,
+            Self::Cookie(..) => COOKIE,
             Self::Flow(..) => 1,
-            Self::Child(..) => 2,
+            Self::Child(..) => CHILD,
             Self::Listener(..) => 3,
         }
     }
 
+    /// Of a socket that has a cookie.
+    pub fn of_cookie(netns: u64, cookie: u64) -> Option<Self> {
+        (cookie != 0).then_some(Self::Cookie(netns, cookie))
+    }
+
+    /// Of addresses that are known.
+    pub fn of_flow(netns: u64, flow: Flow) -> Option<Self> {
+        flow.is_known().then_some(Self::Flow(netns, flow))
+    }
+
     /// The name of `connection` of one kind, if it can be found by such a one.
+    #[inline]
     pub fn of(kind: usize, connection: &Connection) -> Option<Self> {
         let netns = connection.netns_cookie;
         match kind {
-            0 => by_cookie(netns, connection.cookie()),
-            1 => by_flow(netns, connection.flow),
-            2 => connection
+            COOKIE => Self::of_cookie(netns, connection.cookie()),
+            1 => Self::of_flow(netns, connection.flow),
+            CHILD => connection
                 .address()
                 .map(|address| Self::Child(netns, address)),
             _ => (connection.role == Role::Listener)
@@ -77,8 +90,8 @@ impl Key {
     /// The same of a packed one, which is neither a listener nor an unnamed child.
     pub fn of_packed(kind: usize, head: &Head) -> Option<Self> {
         match kind {
-            0 => by_cookie(head.netns_cookie, head.cookie),
-            1 => by_flow(head.netns_cookie, head.flow),
+            COOKIE => Self::of_cookie(head.netns_cookie, head.cookie),
+            1 => Self::of_flow(head.netns_cookie, head.flow),
             _ => None,
         }
     }
@@ -87,12 +100,4 @@ impl Key {
     pub fn all(connection: &Connection) -> [Option<Self>; KINDS] {
         std::array::from_fn(|kind| Self::of(kind, connection))
     }
-}
-
-fn by_cookie(netns: u64, cookie: u64) -> Option<Key> {
-    (cookie != 0).then_some(Key::Cookie(netns, cookie))
-}
-
-fn by_flow(netns: u64, flow: Flow) -> Option<Key> {
-    flow.is_known().then_some(Key::Flow(netns, flow))
 }

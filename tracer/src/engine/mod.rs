@@ -87,6 +87,9 @@ pub struct Config {
     pub sees_resets: bool,
     /// Every setting of a minisocket's timer is seen.
     pub sees_schedules: bool,
+    /// Whether to give [`Output::Close`], [`Output::End`] and [`Output::Call`]: where nobody wants
+    /// them, [`Totals`] still counts them.
+    pub rows: bool,
     /// Whether to give [`Output::Transition`].
     pub transitions: bool,
     /// Whether to give [`Output::Holding`].
@@ -270,8 +273,18 @@ impl Engine {
     }
 
     /// Moves the time and settles what was waited for until then.
+    #[inline]
     fn advance(&mut self, now: Timestamp, patience: Patience) {
         self.now = self.now.max(now);
+        if !self.timers.is_quiet(self.now) {
+            self.settle_due(patience);
+        }
+        self.look_for_absent(patience.places);
+    }
+
+    /// Settles what was waited for until now.
+    #[inline(never)]
+    fn settle_due(&mut self, patience: Patience) {
         while let Some((id, timer)) = self.timers.pop(self.now) {
             self.table.wake(id);
             match timer {
@@ -288,8 +301,8 @@ impl Engine {
             self.table.wake(id);
             self.on_overdue(id);
         }
+        self.timers.look_up();
         self.ended.age(self.now);
-        self.look_for_absent(patience.places);
     }
 
     /// Puts to rest what may.
@@ -385,10 +398,12 @@ impl Engine {
         let Some(connection) = self.table.connection(id) else {
             return;
         };
-        let record = finished::record(connection, &self.table, Stage::Verdict, &self.config);
         self.totals
-            .count_verdict(record.close.kind, !record.incomplete.is_empty());
-        self.push(Output::Close(Box::new(record)));
+            .count_verdict(rule.kind, connection.incomplete());
+        if self.config.rows {
+            let record = finished::record(connection, &self.table, Stage::Verdict, &self.config);
+            self.push(Output::Close(Box::new(record)));
+        }
         if over {
             self.give_end(id);
         } else {
@@ -417,12 +432,15 @@ impl Engine {
         if let Some(minisocket) = connection.minisocket_mut() {
             minisocket.segments_lost = self.losses.touch(minisocket.began.0, self.now);
         }
-        let record = finished::record(&connection, &self.table, Stage::End, &self.config);
-        self.table.dismiss(&connection);
-        self.totals.count_end(&record);
+        let exit = finished::time_wait_exit(&connection);
+        self.totals.count_end(exit, connection.incomplete());
         self.ended.remember(self.now, remembered(&connection));
         self.tell_freed(&connection);
-        self.push(Output::End(Box::new(record)));
+        if self.config.rows {
+            let record = finished::record(&connection, &self.table, Stage::End, &self.config);
+            self.push(Output::End(Box::new(record)));
+        }
+        self.table.dismiss(&connection);
     }
 
     /// The full socket is gone and its CLOSE was never seen.

@@ -76,6 +76,9 @@ impl Engine {
         let Some(connection) = self.table.connection(id) else {
             return;
         };
+        if connection.has_all_names() {
+            return;
+        }
         let named = connection.is(Bit::Unnamed);
         let flow = merge(connection.flow, socket.flow);
         let known_now = flow.is_known() && flow != connection.flow;
@@ -86,10 +89,7 @@ impl Engine {
         if !named && flow == connection.flow && cookie == connection.cookie() {
             return;
         }
-        self.table.rename(id, |connection| {
-            connection.set_cookie(cookie);
-            connection.flow = flow;
-        });
+        self.table.name(id, cookie, flow);
         if named {
             self.inherit_opener(id);
             self.row_of_birth(id);

@@ -19,7 +19,8 @@ pub(super) struct Slab<T> {
 
 /// Places in a row. A free one says which is the next free one.
 struct Chunk<T> {
-    slots: Box<[Slot<T>]>,
+    /// `None`: given back, or not fetched yet.
+    slots: Option<Box<[Slot<T>; CHUNK]>>,
     first_free: u16,
     taken: u16,
     /// It is among the open ones.
@@ -34,7 +35,7 @@ enum Slot<T> {
 impl<T> Chunk<T> {
     fn vacant() -> Self {
         Self {
-            slots: Box::default(),
+            slots: None,
             first_free: NONE,
             taken: 0,
             is_open: false,
@@ -42,12 +43,13 @@ impl<T> Chunk<T> {
     }
 
     fn fill(&mut self) {
-        self.slots = (1..=NONE).map(Slot::Free).collect();
+        let slots: Box<[_]> = (1..=NONE).map(Slot::Free).collect();
+        self.slots = slots.try_into().ok();
         self.first_free = 0;
     }
 
     fn is_spare(&self) -> bool {
-        self.taken == 0 && !self.slots.is_empty()
+        self.taken == 0 && self.slots.is_some()
     }
 }
 
@@ -76,28 +78,32 @@ impl<T> Slab<T> {
         let number = self.open_chunk();
         let chunk = &mut self.chunks[number as usize];
         let place = chunk.first_free;
-        let slot = &mut chunk.slots[usize::from(place)];
-        if let Slot::Free(next) = *slot {
-            chunk.first_free = next;
+        if let Some(slots) = &mut chunk.slots {
+            let slot = &mut slots[usize::from(place) % CHUNK];
+            if let Slot::Free(next) = *slot {
+                chunk.first_free = next;
+            }
+            *slot = Slot::Taken(value);
+            chunk.taken += 1;
         }
-        *slot = Slot::Taken(value);
-        chunk.taken += 1;
         number * CHUNK as u32 + u32::from(place)
     }
 
     /// The value in a place.
+    #[inline]
     pub fn get(&self, place: u32) -> Option<&T> {
         let chunk = self.chunks.get(place as usize / CHUNK)?;
-        match chunk.slots.get(place as usize % CHUNK)? {
+        match &chunk.slots.as_ref()?[place as usize % CHUNK] {
             Slot::Taken(value) => Some(value),
             Slot::Free(_) => None,
         }
     }
 
     /// The value in a place.
+    #[inline]
     pub fn get_mut(&mut self, place: u32) -> Option<&mut T> {
         let chunk = self.chunks.get_mut(place as usize / CHUNK)?;
-        match chunk.slots.get_mut(place as usize % CHUNK)? {
+        match &mut chunk.slots.as_mut()?[place as usize % CHUNK] {
             Slot::Taken(value) => Some(value),
             Slot::Free(_) => None,
         }
@@ -107,7 +113,7 @@ impl<T> Slab<T> {
     pub fn remove(&mut self, place: u32) -> Option<T> {
         let number = place / CHUNK as u32;
         let chunk = self.chunks.get_mut(number as usize)?;
-        let slot = chunk.slots.get_mut(place as usize % CHUNK)?;
+        let slot = &mut chunk.slots.as_mut()?[place as usize % CHUNK];
         if let Slot::Free(_) = slot {
             return None;
         }
@@ -136,7 +142,7 @@ impl<T> Slab<T> {
             return;
         }
         let chunk = &mut self.chunks[number as usize];
-        chunk.slots = Box::default();
+        chunk.slots = None;
         chunk.first_free = NONE;
         self.vacant.push(number);
     }
@@ -194,7 +200,7 @@ mod tests {
             for (value, place) in places.iter().enumerate() {
                 assert_eq!(slab.remove(*place), Some(value));
             }
-            let held = slab.chunks.iter().filter(|chunk| !chunk.slots.is_empty());
+            let held = slab.chunks.iter().filter(|chunk| chunk.slots.is_some());
             assert!(held.count() <= 2);
         }
     }

@@ -4,6 +4,7 @@
 //! it but the end of its minisocket. Whatever finds one wakes it; [`Table::rest`] puts those that
 //! may to rest again.
 
+use std::num::NonZeroU32;
 use std::ops::Deref;
 
 use foldhash::fast::RandomState;
@@ -12,21 +13,22 @@ use tracer_common::tcp::{Endpoint, Flow};
 use super::alike::Combinations;
 use super::arena::{Arena, Place};
 use super::connection::{Bit, Connection, Rest};
+use super::hash;
 use super::holdings::Told;
 use super::index::Index;
-use super::key::{KINDS, Key};
+use super::key::{CHILD, COOKIE, KINDS, Key};
 use super::lexicon::{Lexicon, Who};
 use super::pack;
 use super::slab::Slab;
 use super::timewait::Jiffies;
-use crate::record::Process;
+use crate::record::{Process, Role};
 use crate::time::Timestamp;
 
 /// A place in the table, and which of the connections that have been there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Id {
     pub index: u32,
-    pub version: u32,
+    pub version: NonZeroU32,
 }
 
 /// The connections and an index for each kind of name. An index holds several of one name side by
@@ -34,7 +36,7 @@ pub(super) struct Id {
 /// meant. It keeps places alone; the names are in the connections.
 pub(super) struct Table {
     directory: Slab<Entry>,
-    versions: u32,
+    versions: NonZeroU32,
     len: usize,
     awake: Slab<Connection>,
     packed: Arena,
@@ -55,7 +57,7 @@ pub(super) struct Table {
 /// Where a connection is.
 #[derive(Clone, Copy)]
 struct Entry {
-    version: u32,
+    version: NonZeroU32,
     whereabouts: Whereabouts,
 }
 
@@ -135,7 +137,7 @@ impl Table {
     pub fn new(jiffies: Jiffies, is_watched: bool) -> Self {
         Self {
             directory: Slab::new(),
-            versions: 0,
+            versions: NonZeroU32::MIN,
             len: 0,
             awake: Slab::new(),
             packed: Arena::new(),
@@ -155,17 +157,20 @@ impl Table {
     pub fn insert(&mut self, mut connection: Connection) -> Id {
         connection.serial = self.next_serial;
         self.next_serial += 1;
-        let keys = Key::all(&connection);
-        let whereabouts = Whereabouts::awake(self.awake.insert(connection));
+        let number = self.awake.insert(connection);
+        let whereabouts = Whereabouts::awake(number);
         let version = self.versions;
-        self.versions = version.wrapping_add(1);
+        self.versions = version.checked_add(1).unwrap_or(NonZeroU32::MIN);
         let index = self.directory.insert(Entry {
             version,
             whereabouts,
         });
         self.len += 1;
-        for key in keys.into_iter().flatten() {
-            self.enter(key, index);
+        for kind in 0..KINDS {
+            let connection = self.awake.get(number);
+            if let Some(key) = connection.and_then(|connection| Key::of(kind, connection)) {
+                self.enter(key, index);
+            }
         }
         let id = Id { index, version };
         self.touch(id);
@@ -186,6 +191,7 @@ impl Table {
         }
     }
 
+    #[inline]
     fn touch(&mut self, id: Id) {
         if let Some(touched) = &mut self.touched
             && touched.last() != Some(&id)
@@ -199,8 +205,10 @@ impl Table {
         let number = self.number_of(id)?;
         let connection = self.awake.remove(number)?;
         self.directory.remove(id.index);
-        for key in Key::all(&connection).into_iter().flatten() {
-            self.leave(key, id.index);
+        for kind in 0..KINDS {
+            if let Some(key) = Key::of(kind, &connection) {
+                self.leave(key, id.index);
+            }
         }
         self.len -= 1;
         Some(connection)
@@ -280,46 +288,67 @@ impl Table {
     }
 
     /// The connection `id`, while it lives and is awake.
+    #[inline]
     pub fn connection(&self, id: Id) -> Option<&Connection> {
         self.awake.get(self.number_of(id)?)
     }
 
-    /// The connection `id`, while it lives and is awake. Its names change through [`Self::rename`]
+    /// The connection `id`, while it lives and is awake. Its names change through [`Self::name`]
     /// alone.
+    #[inline]
     pub fn connection_mut(&mut self, id: Id) -> Option<&mut Connection> {
         self.touch(id);
         self.awake_mut(id)
     }
 
+    #[inline]
     fn awake_mut(&mut self, id: Id) -> Option<&mut Connection> {
         self.awake.get_mut(self.number_of(id)?)
     }
 
     /// Among those that are awake, `id`'s number.
+    #[inline]
     fn number_of(&self, id: Id) -> Option<u32> {
         let entry = self.directory.get(id.index)?;
         let number = entry.whereabouts.told().ok()?;
         (entry.version == id.version).then_some(number)
     }
 
-    /// Changes what a connection may be found by.
-    pub fn rename(&mut self, id: Id, change: impl FnOnce(&mut Connection)) {
+    /// A connection's cookie and addresses are known, or more of them: it is found by these from
+    /// now on.
+    pub fn name(&mut self, id: Id, cookie: u64, flow: Flow) {
         let Some(connection) = self.connection_mut(id) else {
             return;
         };
-        let before = Key::all(connection);
-        change(connection);
-        let after = Key::all(connection);
-        for (before, after) in before.into_iter().zip(after) {
-            if before == after {
-                continue;
+        let netns = connection.netns_cookie;
+        let is_listener = connection.role == Role::Listener;
+        let (old_cookie, old_flow) = (connection.cookie(), connection.flow);
+        let address = connection.address();
+        connection.set_cookie(cookie);
+        connection.flow = flow;
+        if let Some(address) = address {
+            self.leave(Key::Child(netns, address), id.index);
+        }
+        if cookie != old_cookie {
+            let key = |cookie| Key::of_cookie(netns, cookie);
+            self.replace(key(old_cookie), key(cookie), id.index);
+        }
+        if flow != old_flow {
+            let key = |flow| Key::of_flow(netns, flow);
+            self.replace(key(old_flow), key(flow), id.index);
+            if is_listener {
+                let key = |flow: Flow| Some(Key::Listener(netns, flow.local));
+                self.replace(key(old_flow), key(flow), id.index);
             }
-            if let Some(key) = before {
-                self.leave(key, id.index);
-            }
-            if let Some(key) = after {
-                self.enter(key, id.index);
-            }
+        }
+    }
+
+    fn replace(&mut self, before: Option<Key>, after: Option<Key>, index: u32) {
+        if let Some(key) = before {
+            self.leave(key, index);
+        }
+        if let Some(key) = after {
+            self.enter(key, index);
         }
     }
 
@@ -336,11 +365,36 @@ impl Table {
         {
             return Some(id);
         }
-        let found = self.newest(Key::Cookie(netns, cookie), fits);
+        let key = Key::Cookie(netns, cookie);
+        let found = match self.only(netns, cookie) {
+            Some((id, only)) => fits(only).then_some((id, true)),
+            None => self.newest(key, fits),
+        };
         if let Some((id, true)) = found {
             self.last = Some((netns, cookie, id));
         }
         found.map(|(id, _)| id)
+    }
+
+    /// The connection of a socket, where it is awake and known to be the only one.
+    #[inline]
+    fn only(&self, netns: u64, cookie: u64) -> Option<(Id, &Connection)> {
+        let hash = hash::of(&self.hasher, netns, cookie);
+        let is_it = |connection: &Connection| connection.is_named(netns, cookie);
+        let index = self.indices[COOKIE].find(hash, |index| {
+            self.awake_at(index)
+                .is_some_and(|(_, connection)| is_it(connection))
+        })?;
+        let (version, connection) = self.awake_at(index)?;
+        let is_only = !connection.is(Bit::Namesake);
+        is_only.then_some((Id { index, version }, connection))
+    }
+
+    #[inline]
+    fn awake_at(&self, index: u32) -> Option<(NonZeroU32, &Connection)> {
+        let entry = self.directory.get(index)?;
+        let number = entry.whereabouts.told().ok()?;
+        Some((entry.version, self.awake.get(number)?))
     }
 
     /// The newest connection of a flow that `fits`. It is awake now.
@@ -356,6 +410,9 @@ impl Table {
 
     /// The passive child at a kernel address that has no name yet.
     pub fn by_child(&mut self, netns: u64, address: u64) -> Option<Id> {
+        if self.indices[CHILD].len() == 0 {
+            return None;
+        }
         let found = self.newest(Key::Child(netns, address), Connection::is_open);
         found.map(|(id, _)| id)
     }
@@ -446,8 +503,10 @@ impl Table {
         if let Some(Err(place)) = entry
             .filter(|entry| entry.version == id.version)
             .map(|entry| entry.whereabouts.told())
-            && let Some((connection, combination)) = self.unpack(place)
+            && let Some((mut connection, combination)) = self.unpack(place)
         {
+            // Nobody has noted meanwhile who else came.
+            connection.set(Bit::Namesake);
             self.combinations.release(combination);
             self.packed.release(place);
             let whereabouts = Whereabouts::awake(self.awake.insert(connection));
@@ -599,6 +658,9 @@ impl Table {
     fn enter(&mut self, key: Key, index: u32) {
         self.last = None;
         let hash = key.hash(&self.hasher);
+        if key.kind() == COOKIE {
+            self.note_namesakes(&key, hash, index);
+        }
         let (directory, awake, packed) = (&self.directory, &self.awake, &self.packed);
         let (combinations, hasher, kind) = (&self.combinations, &self.hasher, key.kind());
         let hash_of = |place: &u32| {
@@ -613,6 +675,27 @@ impl Table {
             key.map_or(0, |key| key.hash(hasher))
         };
         self.indices[kind].enter(hash, index, hash_of);
+    }
+
+    /// `index` is about to be entered with `hash` under `key`, a cookie: whoever has that name
+    /// already is not the only one any more.
+    fn note_namesakes(&mut self, key: &Key, hash: u64, index: u32) {
+        let is_named = |index| match self.directory.get(index).map(|e| e.whereabouts.told()) {
+            Some(Ok(number)) => self.awake.get(number).is_some_and(|named| key.names(named)),
+            Some(Err(place)) => self.serial_at_rest(place, key).is_some(),
+            None => false,
+        };
+        // Where there are more than one, those bear the mark already, or rest.
+        let Some(other) = self.indices[COOKIE].find(hash, is_named) else {
+            return;
+        };
+        for index in [other, index] {
+            if let Some(Ok(number)) = self.directory.get(index).map(|e| e.whereabouts.told())
+                && let Some(connection) = self.awake.get_mut(number)
+            {
+                connection.set(Bit::Namesake);
+            }
+        }
     }
 
     fn leave(&mut self, key: Key, index: u32) {

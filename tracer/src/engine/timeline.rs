@@ -38,9 +38,7 @@ impl Timeline {
     /// The connection came to `state`.
     pub fn arrive(&mut self, state: TcpState, at: Timestamp) {
         let place = self.len().min(Self::CAPACITY - 1);
-        let mut arrivals = self.arrivals;
-        arrivals[place] = at;
-        self.arrivals = arrivals;
+        self.arrivals[place] = at;
         let shift = 4 * place as u32;
         let others = self.packed & !(0xf << shift) & !(7 << LEN);
         self.packed = others | (state as u32) << shift | (place as u32 + 1) << LEN;
@@ -58,9 +56,8 @@ impl Timeline {
 
     /// When it first came to `state`.
     pub fn arrival(&self, state: TcpState) -> Option<Timestamp> {
-        self.iter()
-            .find(|(visited, _)| *visited == state)
-            .map(|(_, at)| at)
+        let place = (0..self.len()).find(|place| self.nibble(*place) == state as u32)?;
+        Some(self.arrivals[place])
     }
 
     /// When it came to where it is.
@@ -78,30 +75,32 @@ impl Timeline {
     /// The stays and then TIME_WAIT, once it was `entered`; the last of them ended at `end` (`None`:
     /// it lasts, or its end was not seen).
     pub fn visits(&self, entered: Option<Timestamp>, end: Option<Timestamp>) -> States {
-        let time_wait = entered.map(|at| (TcpState::TimeWait, at));
-        let visits = self.iter().chain(time_wait);
-        let ends = visits.clone().skip(1).map(|(_, at)| Some(at)).chain([end]);
         let gaps = self.packed >> GAPS;
-        visits
-            .zip(ends)
-            .enumerate()
-            .map(|(number, ((state, at), end))| StateVisit {
+        let mut states = States::new();
+        let mut begun: Option<(TcpState, Timestamp)> = None;
+        let mut stay = |(state, at): (TcpState, Timestamp), end: Option<Timestamp>| {
+            let is_known = gaps & (2 << states.len()) == 0;
+            states.push(StateVisit {
                 state,
                 at,
-                for_ns: end
-                    .filter(|_| gaps & (2 << number) == 0)
-                    .map(|end| end.since(at)),
-            })
-            .collect()
+                for_ns: end.filter(|_| is_known).map(|end| end.since(at)),
+            });
+        };
+        let time_wait = entered.map(|at| (TcpState::TimeWait, at));
+        for (state, at) in self.iter().chain(time_wait) {
+            if let Some(last) = begun.replace((state, at)) {
+                stay(last, Some(at));
+            }
+        }
+        if let Some(last) = begun {
+            stay(last, end);
+        }
+        states
     }
 
     /// The states and when each was come to.
-    pub fn iter(&self) -> impl Iterator<Item = (TcpState, Timestamp)> + Clone + use<> {
-        let (arrivals, packed) = (self.arrivals, self.packed);
-        (0..self.len()).filter_map(move |place| {
-            let state = TcpState::from_number((packed >> (4 * place) & 0xf) as u8)?;
-            Some((state, arrivals[place]))
-        })
+    pub fn iter(&self) -> impl Iterator<Item = (TcpState, Timestamp)> + '_ {
+        (0..self.len()).filter_map(|place| self.at(place))
     }
 
     /// Everything, for those who keep it: the arrivals and the rest.
@@ -115,10 +114,19 @@ impl Timeline {
     }
 
     fn last(&self) -> Option<(TcpState, Timestamp)> {
-        let place = self.len().checked_sub(1)?;
-        let state = TcpState::from_number((self.packed >> (4 * place) & 0xf) as u8)?;
-        let arrivals = self.arrivals;
-        Some((state, arrivals[place]))
+        self.at(self.len().checked_sub(1)?)
+    }
+
+    #[inline]
+    fn at(&self, place: usize) -> Option<(TcpState, Timestamp)> {
+        let state = TcpState::from_number(self.nibble(place) as u8)?;
+        Some((state, self.arrivals[place]))
+    }
+
+    /// The number of a state.
+    #[inline]
+    fn nibble(&self, place: usize) -> u32 {
+        self.packed >> (4 * place) & 0xf
     }
 
     /// How many there are.

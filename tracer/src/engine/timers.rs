@@ -39,6 +39,8 @@ pub(super) struct Timers {
     tick: u64,
     /// When the next tick begins.
     next_tick: Timestamp,
+    /// Nothing ends before.
+    quiet_until: Timestamp,
 }
 
 /// Ids in no order, in pieces of one size: it grows without moving what it holds.
@@ -88,25 +90,47 @@ impl Timers {
             fired: Pile::default(),
             tick: 0,
             next_tick: Timestamp(0),
+            quiet_until: Timestamp(0),
         }
+    }
+
+    /// Whether no wait has ended by `now`, for those who ask at each event.
+    #[inline]
+    pub fn is_quiet(&self, now: Timestamp) -> bool {
+        now < self.quiet_until
+    }
+
+    /// Looks up until when it is quiet: call it once [`Self::pop`] and [`Self::pop_overdue`] have
+    /// given what they have.
+    pub fn look_up(&mut self) {
+        let soon = self.soon.front().map(|(due, ..)| *due);
+        let reuse = self.reuse.front().map(|(due, _)| *due);
+        let fired = (!self.fired.is_empty()).then_some(Timestamp(0));
+        self.quiet_until = [soon, reuse, fired]
+            .into_iter()
+            .flatten()
+            .fold(self.next_tick, Timestamp::min);
     }
 
     /// Starts the wait for a verdict.
     pub fn park_verdict(&mut self, now: Timestamp, id: Id) {
-        self.soon
-            .push_back((Self::soon_after(now), id, Timer::Verdict));
+        self.park(now, id, Timer::Verdict);
     }
 
     /// Starts the wait for what follows a cancel.
     pub fn park_cancel(&mut self, now: Timestamp, id: Id) {
-        self.soon
-            .push_back((Self::soon_after(now), id, Timer::Cancel));
+        self.park(now, id, Timer::Cancel);
     }
 
     /// Starts the wait for the rest after a segment.
     pub fn park_rest(&mut self, now: Timestamp, id: Id) {
-        self.soon
-            .push_back((Self::soon_after(now), id, Timer::Rest));
+        self.park(now, id, Timer::Rest);
+    }
+
+    fn park(&mut self, now: Timestamp, id: Id, timer: Timer) {
+        let due = Self::soon_after(now);
+        self.quiet_until = self.quiet_until.min(due);
+        self.soon.push_back((due, id, timer));
     }
 
     /// Starts the wait for the successor of a minisocket that was killed at `at`.
@@ -114,6 +138,7 @@ impl Timers {
         // Stamps may step back by microseconds; the queue stays sorted.
         let last = self.reuse.back().map_or(Timestamp(0), |(due, _)| *due);
         let due = Timestamp(at.0.saturating_add(REUSE)).max(last);
+        self.quiet_until = self.quiet_until.min(due);
         self.reuse.push_back((due, id));
     }
 
@@ -184,6 +209,8 @@ impl Timers {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
 
     /// Places and kinds; an overdue end is of none.
@@ -198,7 +225,8 @@ mod tests {
     }
 
     fn id(index: u32) -> Id {
-        Id { index, version: 0 }
+        let version = NonZeroU32::MIN;
+        Id { index, version }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the engine counts.
 
-use crate::record::{CloseKind, Record, Role, TimeWaitExit};
+use crate::record::{CloseKind, IncompleteSet, Role, TimeWaitExit};
 
 /// Totals since the start, and what there is now.
 ///
@@ -26,6 +26,8 @@ pub struct Totals {
     pub vanished: u64,
     /// Full sockets that are open now.
     pub open: u64,
+    /// Verdicts by kind.
+    pub closed_by_kind: [u64; CloseKind::ALL.len()],
     /// Records of ends.
     pub ended: u64,
     /// Minisockets in TIME_WAIT now.
@@ -77,6 +79,20 @@ pub struct EndedBy {
     pub unknown: u64,
 }
 
+impl EndedBy {
+    /// All of them.
+    #[must_use]
+    pub const fn all(&self) -> u64 {
+        self.expired
+            + self.reused_by_connect
+            + self.reused_by_syn
+            + self.reset
+            + self.purged
+            + self.destroyed
+            + self.unknown
+    }
+}
+
 impl Totals {
     pub(super) fn count_opening(&mut self, role: Role) {
         self.opened += 1;
@@ -89,15 +105,16 @@ impl Totals {
         }
     }
 
-    pub(super) fn count_verdict(&mut self, kind: CloseKind, incomplete: bool) {
+    pub(super) fn count_verdict(&mut self, kind: CloseKind, incomplete: IncompleteSet) {
+        self.closed_by_kind[kind as usize] += 1;
         self.unknown_closes += u64::from(kind == CloseKind::Unknown);
-        self.incomplete_closes += u64::from(incomplete);
+        self.incomplete_closes += u64::from(!incomplete.is_empty());
     }
 
-    pub(super) fn count_end(&mut self, record: &Record) {
+    pub(super) fn count_end(&mut self, exit: Option<TimeWaitExit>, incomplete: IncompleteSet) {
         self.ended += 1;
-        self.incomplete_records += u64::from(!record.incomplete.is_empty());
-        let Some(exit) = record.time_wait.and_then(|time_wait| time_wait.exit) else {
+        self.incomplete_records += u64::from(!incomplete.is_empty());
+        let Some(exit) = exit else {
             return;
         };
         *match exit {

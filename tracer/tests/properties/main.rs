@@ -29,6 +29,7 @@ const CONFIG: Config = Config {
     sees_segments: true,
     sees_resets: true,
     sees_schedules: false,
+    rows: true,
     transitions: true,
     holdings: true,
 };

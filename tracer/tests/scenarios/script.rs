@@ -97,6 +97,7 @@ impl Script {
                 sees_segments: true,
                 sees_resets: true,
                 sees_schedules: false,
+                rows: true,
                 transitions: false,
                 holdings: false,
             })
@@ -159,6 +160,7 @@ impl Script {
             sees_segments: on("segments", true),
             sees_resets: on("resets", true),
             sees_schedules: on("schedules", false),
+            rows: true,
             transitions: on("transitions", false),
             holdings: on("holdings", false),
         }));
