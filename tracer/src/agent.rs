@@ -5,14 +5,14 @@ use std::io::{self, Write as _};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::select;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::attribution::Resolver;
 use crate::config::{DiagnoseConfig, WatchConfig};
 use crate::consumer::Consumer;
-use crate::decode;
+use crate::decode::{self, DecodeError};
 use crate::diagnosis::{self, Report, rules};
 use crate::engine::EVENTS_AHEAD;
 use crate::filter::Filter;
@@ -344,19 +344,14 @@ impl<C: Consumer> Session<C> {
             lost,
         } = batch;
         while !records.is_empty() {
-            decode::next_events(&mut records, &mut self.events, |error| {
-                self.pipeline.handle_undecodable();
-                tracing::error!("failed to decode a record of the ring buffer: {error}");
-            });
-            self.pipeline.expect(&self.events);
-            for event in &self.events {
-                if let Some(resolver) = &mut self.resolver {
-                    resolver.resolve(event, |name| {
-                        self.pipeline
-                            .handle(&StreamRecord::Name(name), &mut self.out);
-                    });
+            if self.pipeline.wants_to_expect() {
+                self.feed_some(&mut records);
+            } else {
+                match decode::next_event(&mut records) {
+                    Some(Ok(event)) => self.feed_event(&event),
+                    Some(Err(error)) => self.refuse(error),
+                    None => break,
                 }
-                self.pipeline.handle_event(event, &mut self.out);
             }
         }
         if let Some(now) = watermark {
@@ -371,6 +366,33 @@ impl<C: Consumer> Session<C> {
                 self.pipeline.handle(&record, &mut self.out);
             }
         }
+    }
+
+    /// Feeds the next events, looked at together before each is taken.
+    fn feed_some(&mut self, records: &mut Bytes) {
+        let mut events = std::mem::take(&mut self.events);
+        decode::next_events(records, &mut events, |error| self.refuse(error));
+        self.pipeline.expect(&events);
+        for event in &events {
+            self.feed_event(event);
+        }
+        self.events = events;
+    }
+
+    fn feed_event(&mut self, event: &Event) {
+        if let Some(resolver) = &mut self.resolver {
+            resolver.resolve(event, |name| {
+                self.pipeline
+                    .handle(&StreamRecord::Name(name), &mut self.out);
+            });
+        }
+        self.pipeline.handle_event(event, &mut self.out);
+    }
+
+    #[cold]
+    fn refuse(&mut self, error: DecodeError) {
+        self.pipeline.handle_undecodable();
+        tracing::error!("failed to decode a record of the ring buffer: {error}");
     }
 
     /// Feeds what a sweep has brought, once no event of its time is still to come.

@@ -115,6 +115,12 @@ impl<C: Consumer> Pipeline<C> {
         self.consumer.is_done()
     }
 
+    /// Whether it pays to call [`Self::expect`].
+    #[must_use]
+    pub fn wants_to_expect(&self) -> bool {
+        self.engine.wants_to_expect()
+    }
+
     /// Has at hand what the next events will need: call it with some, then with each of them
     /// [`Self::handle_event`].
     pub fn expect(&self, events: &[Event]) {

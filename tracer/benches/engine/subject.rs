@@ -4,9 +4,10 @@
 use std::hint::black_box;
 
 use bytes::Bytes;
-use tracer::decode;
+use tracer::decode::{self, DecodeError};
 use tracer::engine::{Config, EVENTS_AHEAD, Engine, Output};
 use tracer::record::{CloseKind, Record, TimeWaitExit};
+use tracer::stream::Event;
 use tracer::time::Timestamp;
 
 use crate::meter::Calls;
@@ -81,16 +82,25 @@ impl Subject {
     pub fn take(&mut self, mut batch: Bytes, now: u64, caller: &mut impl Caller) {
         let mut events = Vec::with_capacity(EVENTS_AHEAD);
         while !batch.is_empty() {
-            decode::next_events(&mut batch, &mut events, |error| {
-                panic!("a record of the benchmark's cannot be decoded: {error}");
-            });
+            if !self.engine.wants_to_expect() {
+                if let Some(event) = decode::next_event(&mut batch) {
+                    self.handle(&event.unwrap_or_else(|error| refuse(error)), caller);
+                }
+                continue;
+            }
+            decode::next_events(&mut batch, &mut events, |error| refuse(error));
             caller.call(|| self.engine.expect(&events));
             for event in &events {
-                caller.call(|| self.engine.handle_event(event));
-                self.poll(caller);
+                self.handle(event, caller);
             }
         }
         self.reach(now, caller);
+    }
+
+    #[inline]
+    fn handle(&mut self, event: &Event, caller: &mut impl Caller) {
+        caller.call(|| self.engine.handle_event(event));
+        self.poll(caller);
     }
 
     /// The time is `now`: what is due by then is done, in as many calls as the engine wants.
@@ -209,4 +219,9 @@ fn is_right(record: &Record) -> bool {
         && record.socket_is_v6 == identity.is_v6()
         && record.states.len() == if identity.is_server() { 4 } else { 5 }
         && record.traffic.is_some()
+}
+
+#[cold]
+fn refuse(error: DecodeError) -> ! {
+    panic!("a record of the benchmark's cannot be decoded: {error}");
 }

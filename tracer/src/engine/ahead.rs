@@ -17,15 +17,15 @@ pub const EVENTS_AHEAD: usize = 32;
 const FEW: usize = 32_768;
 
 impl Engine {
+    /// Whether it pays to call [`Self::expect`].
+    #[must_use]
+    pub fn wants_to_expect(&self) -> bool {
+        self.table.len() > FEW
+    }
+
     /// Brings what the next events will need, [`EVENTS_AHEAD`] at most, into the processor's cache.
     /// It changes nothing.
     pub fn expect(&self, events: &[Event]) {
-        if self.table.len() > FEW {
-            self.look_ahead(events);
-        }
-    }
-
-    fn look_ahead(&self, events: &[Event]) {
         let parked = self.timers.parked();
         let mut glimpses: [Glimpse; 2 * EVENTS_AHEAD] = array::from_fn(|_| Glimpse::default());
         let (of_events, of_parked) = glimpses.split_at_mut(EVENTS_AHEAD);

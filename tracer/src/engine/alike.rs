@@ -64,27 +64,37 @@ pub(super) struct Has {
     pub previous: bool,
 }
 
+impl Alike {
+    fn place_among_recent(&self) -> usize {
+        let one = self.netns_cookie as u32 ^ self.states ^ u32::from(self.opener_name);
+        let other = u32::from(self.local_is_v6) << 16 ^ u32::from(self.bits);
+        ((one ^ other).wrapping_mul(0x9e37_79b9) >> 28) as usize % RECENT
+    }
+}
+
 /// The combinations that packed connections refer to now.
 #[derive(Default)]
 pub(super) struct Combinations {
     numbers: std::collections::HashMap<Alike, u16, RandomState>,
     kept: Vec<(Option<Alike>, u32)>,
     free: Vec<u16>,
-    last: Option<u16>,
+    /// Those that were referred to last, by something of them that is found at once.
+    recent: [u16; RECENT],
 }
+
+/// How many of those.
+const RECENT: usize = 16;
 
 impl Combinations {
     /// The number of a combination, to which one more refers. `None`: there are too many.
     pub fn refer(&mut self, alike: &Alike) -> Option<u16> {
-        let last = self
-            .last
-            .filter(|last| self.kept[usize::from(*last)].0.as_ref() == Some(alike));
-        let number = match last {
-            Some(number) => number,
-            None => self.number(alike)?,
-        };
+        let place = alike.place_among_recent();
+        let mut number = self.recent[place];
+        if self.get(number) != Some(alike) {
+            number = self.number(alike)?;
+            self.recent[place] = number;
+        }
         self.kept[usize::from(number)].1 += 1;
-        self.last = Some(number);
         Some(number)
     }
 

@@ -243,9 +243,10 @@ impl Connection {
     }
 
     /// What is kept in bits, the owner, and the SYNs sent again, for those who pack it. The step
-    /// FIN_WAIT1 → FIN_WAIT2 has served by then.
+    /// FIN_WAIT1 → FIN_WAIT2 has served by then, and whether there is a namesake is not known of
+    /// one that rests.
     pub fn kept(&self) -> (u16, IncompleteSet, u32, u8) {
-        let bits = self.bits & !(Bit::StepSeen as u16);
+        let bits = self.bits & !(Bit::StepSeen as u16 | Bit::Namesake as u16);
         (bits, self.incomplete, self.uid, self.syn_retransmits)
     }
 

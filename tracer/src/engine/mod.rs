@@ -100,7 +100,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Output {
     /// A state change.
-    Transition(TransitionRow),
+    Transition(Box<TransitionRow>),
     /// The verdict on a close, one millisecond after it.
     Close(Box<Record>),
     /// The tuple is free again: the whole record.
@@ -235,10 +235,15 @@ impl Engine {
     }
 
     /// The next output. Call it until `None` after each event and each watermark.
+    #[inline]
     pub fn poll(&mut self) -> Option<Output> {
-        self.tell_holdings();
+        if self.config.holdings {
+            self.tell_holdings();
+        }
         let Some(front) = self.outputs.front() else {
-            self.rest();
+            if self.table.may_rest() {
+                self.rest();
+            }
             return None;
         };
         let held = front.held;
@@ -348,7 +353,7 @@ impl Engine {
                 address,
                 until: Timers::soon_after(self.now),
             });
-        let output = Output::Transition(row);
+        let output = Output::Transition(Box::new(row));
         self.outputs.push_back(Pending { held, output });
     }
 

@@ -72,13 +72,18 @@ impl Engine {
     }
 
     /// Takes in the names that an event gives.
+    #[inline]
     pub(super) fn learn(&mut self, id: Id, socket: &Socket) {
+        let connection = self.table.connection(id);
+        if connection.is_some_and(|connection| !connection.has_all_names()) {
+            self.learn_names(id, socket);
+        }
+    }
+
+    fn learn_names(&mut self, id: Id, socket: &Socket) {
         let Some(connection) = self.table.connection(id) else {
             return;
         };
-        if connection.has_all_names() {
-            return;
-        }
         let named = connection.is(Bit::Unnamed);
         let flow = merge(connection.flow, socket.flow);
         let known_now = flow.is_known() && flow != connection.flow;

@@ -37,7 +37,11 @@ impl Engine {
         } else if let Some(id) = self.find_or_adopt(event, from) {
             self.learn(id, &event.socket);
             self.step(id, event, from, to);
-            self.after_step(id, event, from, to, detail);
+            match (from, to) {
+                (TcpState::SynSent, _) => self.on_answered(id, detail),
+                (TcpState::FinWait1, TcpState::FinWait2) => self.on_fin_acked(id, event, detail),
+                _ => {}
+            }
         }
     }
 
@@ -217,10 +221,12 @@ impl Engine {
     }
 
     /// Whether a second program shows again what the first has shown.
+    #[inline]
     fn is_double(&mut self, event: &Event, from: TcpState, to: TcpState) -> bool {
-        if event.flags & flags::RECOVERED == 0 {
-            return false;
-        }
+        event.flags & flags::RECOVERED != 0 && self.was_shown(event, from, to)
+    }
+
+    fn was_shown(&mut self, event: &Event, from: TcpState, to: TcpState) -> bool {
         let (netns, socket) = (event.netns_cookie, &event.socket);
         if (from, to) == (TcpState::Listen, TcpState::SynRecv) {
             return self.table.by_child(netns, socket.address).is_some();
@@ -284,24 +290,24 @@ impl Engine {
         }
     }
 
-    /// What a step other than to CLOSE tells beyond itself.
-    fn after_step(&mut self, id: Id, event: &Event, from: TcpState, to: TcpState, detail: u8) {
-        let Some(connection) = self.table.connection_mut(id) else {
-            return;
-        };
-        match (from, to) {
-            (TcpState::SynSent, _) => {
-                connection.set_syn_retransmits(detail);
-                self.forget_connecting(id);
-            }
-            (TcpState::FinWait1, TcpState::FinWait2) if event.flags & flags::OWNED == 0 => {
-                connection.set_fin_wait2_step(FinWait2Step {
-                    cpu: event.cpu,
-                    seq: event.seq,
-                    segs_in: detail,
-                });
-            }
-            _ => {}
+    /// Its SYN was answered, after so many were sent again.
+    fn on_answered(&mut self, id: Id, syn_retransmits: u8) {
+        if let Some(connection) = self.table.connection_mut(id) {
+            connection.set_syn_retransmits(syn_retransmits);
+        }
+        self.forget_connecting(id);
+    }
+
+    /// Its FIN was acknowledged, when so many segments had been received.
+    fn on_fin_acked(&mut self, id: Id, event: &Event, segs_in: u8) {
+        if event.flags & flags::OWNED == 0
+            && let Some(connection) = self.table.connection_mut(id)
+        {
+            connection.set_fin_wait2_step(FinWait2Step {
+                cpu: event.cpu,
+                seq: event.seq,
+                segs_in,
+            });
         }
     }
 

@@ -517,6 +517,12 @@ impl Table {
         }
     }
 
+    /// Whether [`Self::rest`] has something to do.
+    #[inline]
+    pub fn may_rest(&self) -> bool {
+        !self.drowsy.is_empty()
+    }
+
     /// A connection may be put to rest, when it comes to that.
     pub fn doze(&mut self, id: Id) {
         self.drowsy.push(id);
