@@ -32,6 +32,9 @@ const BATCH: usize = 256 << 10;
 const LAST: usize = 4096;
 /// How long the reader stays awake without asking to be woken, once it has been woken often.
 const WINDOW: Duration = Duration::from_millis(5);
+/// It looks no more often than this then, whatever is due: under load something always is. Longer
+/// would take less time for an event, but what it does at once would keep others waiting longer.
+const BREAK: Duration = Duration::from_millis(2);
 
 /// What one look at the ring brought.
 #[derive(Debug)]
@@ -135,7 +138,7 @@ impl Reader {
         let now = clock::monotonic();
         let left = deadline.map(|due| Duration::from_nanos(due.since(now)));
         if !self.pace.may_park(now) {
-            sleep(left.map_or(WINDOW, |left| left.min(WINDOW))).await;
+            sleep(left.map_or(WINDOW, |left| left.clamp(BREAK, WINDOW))).await;
             return Ok(());
         }
         self.set_parked(1)?;

@@ -6,7 +6,7 @@ mod uncached;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::sync::{mpsc, oneshot};
@@ -17,7 +17,12 @@ use uncached::Descriptor;
 /// Chunks that may wait to be written: some 16 MiB at full load.
 const QUEUE: usize = 64;
 /// Chunks that are kept to be filled again.
-const SPARE: usize = 4;
+const SPARE: usize = 16;
+/// How long small chunks are gathered between two writes: to wake up for each, and to write it,
+/// costs more than to make its lines. What comes after a longer silence is written at once.
+const GATHERED: Duration = Duration::from_millis(5);
+/// Bytes that are written without gathering more.
+const ENOUGH: usize = 256 << 10;
 /// How long the last lines may take once the end was asked for.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -46,14 +51,28 @@ impl Sink {
                 let stdout = io::stdout().lock();
                 let mut stdout = Descriptor::new(stdout.as_fd());
                 let mut result = Ok(());
-                while let Some(mut chunk) = queue.blocking_recv() {
-                    result = stdout.write_all(&chunk);
+                let mut chunks = Vec::new();
+                let mut next_at = Instant::now();
+                while let Some(chunk) = queue.blocking_recv() {
+                    if chunk.len() < ENOUGH {
+                        thread::sleep(next_at.saturating_duration_since(Instant::now()));
+                    }
+                    chunks.push(chunk);
+                    while chunks.len() < QUEUE
+                        && let Ok(chunk) = queue.try_recv()
+                    {
+                        chunks.push(chunk);
+                    }
+                    result = stdout.write_all(&chunks);
                     if result.is_err() {
                         break;
                     }
-                    chunk.clear();
-                    // Where there are enough already it is dropped.
-                    let _ = give_back.try_send(chunk);
+                    next_at = Instant::now() + GATHERED;
+                    for mut chunk in chunks.drain(..) {
+                        chunk.clear();
+                        // Where there are enough already it is dropped.
+                        let _ = give_back.try_send(chunk);
+                    }
                 }
                 drop(queue);
                 // Nobody waits for the result any more when the process is about to end.
