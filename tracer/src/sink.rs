@@ -6,13 +6,15 @@ mod uncached;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use uncached::Descriptor;
+
+use crate::clock;
 
 /// Chunks that may wait to be written: some 16 MiB at full load.
 const QUEUE: usize = 64;
@@ -52,10 +54,11 @@ impl Sink {
                 let mut stdout = Descriptor::new(stdout.as_fd());
                 let mut result = Ok(());
                 let mut chunks = Vec::new();
-                let mut next_at = Instant::now();
+                let mut next_at = clock::monotonic();
                 while let Some(chunk) = queue.blocking_recv() {
                     if chunk.len() < ENOUGH {
-                        thread::sleep(next_at.saturating_duration_since(Instant::now()));
+                        let left = next_at.since(clock::monotonic());
+                        thread::sleep(Duration::from_nanos(left));
                     }
                     chunks.push(chunk);
                     while chunks.len() < QUEUE
@@ -67,7 +70,7 @@ impl Sink {
                     if result.is_err() {
                         break;
                     }
-                    next_at = Instant::now() + GATHERED;
+                    next_at = clock::monotonic() + GATHERED;
                     for mut chunk in chunks.drain(..) {
                         chunk.clear();
                         // Where there are enough already it is dropped.

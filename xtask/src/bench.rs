@@ -150,9 +150,13 @@ fn measure(workspace: &Workspace, args: &Args, bench: &str) -> Result<Vec<Figure
     let tracer = build::tracer(workspace, true)?;
     let program = build::example(workspace, "load")?;
     let path = child::path_with(&setup::tests(workspace)?);
-    let contenders = (bench == OVERHEAD)
-        .then(|| Contenders::find(workspace, &tracer))
-        .transpose()?;
+    let contenders = match bench {
+        OVERHEAD => {
+            let probes = build::example(workspace, "probes")?;
+            Some(Contenders::find(workspace, &tracer, &probes)?)
+        }
+        _ => None,
+    };
     let root = root::ask("bench", "tracing, and making network namespaces,")?;
     let mut hands = Hands::start(workspace, root, &program, path)?;
     let figures = match contenders {

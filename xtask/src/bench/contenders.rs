@@ -52,6 +52,10 @@ pub fn is_of_another(figure: &str) -> bool {
     figure.split('/').any(|part| OTHERS.contains(&part))
 }
 
+/// tracer's programs in the kernel and a reader that throws all away: what is lost beside them no
+/// agent can give back.
+pub const PROBES: &str = "probes-alone";
+
 /// All that can be had here.
 pub struct Contenders {
     pub all: Vec<Contender>,
@@ -61,8 +65,8 @@ pub struct Contenders {
 pub const JSON: &str = "watch-json";
 
 impl Contenders {
-    /// tracer's three, and the peers, or the reason why they are not there.
-    pub fn find(workspace: &Workspace, tracer: &Path) -> Result<Self> {
+    /// tracer's three, its probes alone, and the peers, or the reason why they are not there.
+    pub fn find(workspace: &Workspace, tracer: &Path, probes: &Path) -> Result<Self> {
         let contender = |name, telling, command: &[&str]| Contender {
             name,
             telling,
@@ -75,6 +79,7 @@ impl Contenders {
             contender("watch-table", Telling::Closes, &[&tracer, "watch"]),
             contender(JSON, Telling::ClosesAndEnds, &[&tracer, "watch", "--json"]),
             contender("aggregates", Telling::Sums, &aggregates),
+            contender(PROBES, Telling::Sums, &[&probes.display().to_string()]),
         ];
         match setup::peers(workspace) {
             Ok(peers) => {

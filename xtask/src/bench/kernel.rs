@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     Args, OVERHEAD,
-    contenders::{Contenders, JSON},
+    contenders::{Contenders, JSON, PROBES},
     figure::{Better, Figure, Unit},
     hands::{Hands, Refusal},
     rounds::Rounds,
@@ -26,7 +26,7 @@ pub fn run(hands: &mut Hands, contenders: &Contenders, args: &Args) -> Result<Ve
             // tracer's programs are the same, whatever it prints.
             let name = match contender.name {
                 JSON => "tracer",
-                "watch-table" | "aggregates" => continue,
+                "watch-table" | "aggregates" | PROBES => continue,
                 other => other,
             };
             let tool = hands.tool(&contender.command);

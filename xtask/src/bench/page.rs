@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use super::figure::{Figure, Machine, Results, Unit};
 
 /// Rows of the table side by side, and what each is called.
-const ROWS: [(&str, &str); 7] = [
+const ROWS: [(&str, &str); 8] = [
     ("watch-json", "**tracer** `watch --json`"),
     ("watch-table", "**tracer** `watch`"),
     ("aggregates", "**tracer**, sums alone"),
+    ("probes-alone", "its probes, and nobody to tell"),
     ("tcplife", "tcplife (libbpf-tools)"),
     ("tcpstates", "tcpstates (libbpf-tools)"),
     ("tcplife.bt", "tcplife.bt (bpftrace)"),
