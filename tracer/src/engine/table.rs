@@ -562,7 +562,8 @@ impl Table {
         Some(())
     }
 
-    /// Whether each connection is found by each of its names, and nothing else is.
+    /// Whether each connection is found by each of its names, nothing else is, and those that are
+    /// taken for the only ones of their sockets are.
     pub fn index_is_whole(&self) -> bool {
         let mut names = [0; KINDS];
         let found = self.iter().all(|(id, connection)| {
@@ -571,8 +572,18 @@ impl Table {
                 self.places(key).any(|place| place == id.index)
             })
         });
+        let is_alone = |id: Id, connection: &Connection| {
+            let key = Key::Cookie(connection.netns_cookie, connection.cookie());
+            self.places(key)
+                .filter(|place| *place != id.index)
+                .filter_map(|place| self.see(place))
+                .all(|other| !key.names(&other))
+        };
+        let are_alone = self.iter_awake().all(|(id, connection)| {
+            connection.cookie() == 0 || connection.is(Bit::Namesake) || is_alone(id, connection)
+        });
         let lens: [usize; KINDS] = std::array::from_fn(|kind| self.indices[kind].len());
-        found && names == lens && self.iter().count() == self.len
+        found && are_alone && names == lens && self.iter().count() == self.len
     }
 
     /// The newest that `key` names and that fits, and whether it is the newest of all that it names.

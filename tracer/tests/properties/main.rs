@@ -35,7 +35,11 @@ const CONFIG: Config = Config {
 };
 
 fn run(events: &[Event]) -> (Vec<String>, Totals) {
-    let mut engine = Engine::new(CONFIG);
+    run_with(CONFIG, events)
+}
+
+fn run_with(config: Config, events: &[Event]) -> (Vec<String>, Totals) {
+    let mut engine = Engine::new(config);
     let mut outputs = Vec::new();
     let mut take = |engine: &mut Engine| {
         while let Some(output) = engine.poll() {
@@ -83,6 +87,15 @@ proptest! {
         prop_assert_eq!(totals.impossible, 0);
         prop_assert_eq!(totals.opened, totals.ended);
         prop_assert_eq!(totals.ended_by.unknown, 0);
+    }
+
+    #[test]
+    fn where_nobody_wants_rows_all_is_counted_the_same(lives in lives()) {
+        let events = interleave(&lives, &[0]);
+        let config = Config { rows: false, transitions: false, holdings: false, ..CONFIG };
+        let (outputs, totals) = run_with(config, &events);
+        prop_assert_eq!(outputs, Vec::<String>::new());
+        prop_assert_eq!(totals, run(&events).1);
     }
 
     #[test]
