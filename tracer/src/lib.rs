@@ -39,6 +39,7 @@ pub mod inventory;
 pub mod kallsyms;
 pub mod object;
 pub mod output;
+pub mod pace;
 pub mod pipeline;
 pub mod ports;
 pub mod probes;

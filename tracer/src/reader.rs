@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use tracer_common::event::Losses;
 
 use crate::clock;
+use crate::pace::Pace;
 use crate::probes::Ring;
 use crate::time::Timestamp;
 
@@ -30,6 +31,11 @@ use shared::Shared;
 const BATCH: usize = 256 << 10;
 /// Room for that.
 const LAST: usize = 4096;
+/// How often the reader may ask to be woken in a burst: a wake-up costs the host more than all else
+/// that a record costs.
+const WAKE_UPS: u32 = 16;
+/// And for long: 500 times a second.
+const REFILL: Duration = Duration::from_millis(2);
 /// How long the reader stays awake without asking to be woken, once it has been woken often.
 const WINDOW: Duration = Duration::from_millis(5);
 /// It looks no more often than this then, whatever is due: under load something always is. Longer
@@ -84,7 +90,7 @@ impl Reader {
             parked,
             pages,
             losses,
-            pace: Pace::new(clock::monotonic()),
+            pace: Pace::new(WAKE_UPS, REFILL, clock::monotonic()),
             buffer: BytesMut::with_capacity(BATCH + LAST),
             last_was_full: false,
         })
@@ -137,7 +143,7 @@ impl Reader {
     async fn wait(&mut self, deadline: Option<Timestamp>) -> io::Result<()> {
         let now = clock::monotonic();
         let left = deadline.map(|due| Duration::from_nanos(due.since(now)));
-        if !self.pace.may_park(now) {
+        if !self.pace.may(now) {
             sleep(left.map_or(WINDOW, |left| left.clamp(BREAK, WINDOW))).await;
             return Ok(());
         }
@@ -168,38 +174,6 @@ fn io_error(error: MapError) -> io::Error {
     match error {
         MapError::SyscallError(error) => error.io_error,
         other => io::Error::other(other),
-    }
-}
-
-/// How often the reader may ask to be woken: a wake-up costs the host more than all else that a
-/// record costs. In bursts of 16, and 500 a second for long.
-struct Pace {
-    credits: u32,
-    refilled_at: Timestamp,
-}
-
-impl Pace {
-    const MOST: u32 = 16;
-    const REFILL: Duration = Duration::from_millis(2);
-
-    fn new(now: Timestamp) -> Self {
-        Self {
-            credits: Self::MOST,
-            refilled_at: now,
-        }
-    }
-
-    fn may_park(&mut self, now: Timestamp) -> bool {
-        let refill = Self::REFILL.as_nanos() as u64;
-        let earned = now.since(self.refilled_at) / refill;
-        if earned > 0 {
-            let earned = u32::try_from(earned).unwrap_or(u32::MAX);
-            self.credits = self.credits.saturating_add(earned).min(Self::MOST);
-            self.refilled_at = now;
-        }
-        let may = self.credits > 0;
-        self.credits = self.credits.saturating_sub(1);
-        may
     }
 }
 
@@ -254,20 +228,5 @@ mod tests {
         assert!(are_news(losses(4, 0), 3), "and one more");
         assert!(!are_news(losses(4, 4), 0), "told by a record");
         assert!(are_news(losses(0, u32::MAX), u32::MAX), "counts wrap");
-    }
-
-    #[test]
-    fn wake_ups_are_asked_for_in_bursts_and_rarely_for_long() {
-        let mut pace = Pace::new(Timestamp(0));
-        let burst = (0..100).filter(|_| pace.may_park(Timestamp(0))).count();
-        assert_eq!(burst, 16);
-        let second = 1_000_000_000;
-        let granted = (0..100_000)
-            .filter(|step| pace.may_park(Timestamp(step * second / 100_000)))
-            .count();
-        assert!(
-            (495..=501).contains(&granted),
-            "{granted} in a second of constant asking"
-        );
     }
 }

@@ -15,13 +15,16 @@ use tokio::time::timeout;
 use uncached::Descriptor;
 
 use crate::clock;
+use crate::pace::Pace;
 
 /// Chunks that may wait to be written: some 16 MiB at full load.
 const QUEUE: usize = 64;
 /// Chunks that are kept to be filled again.
 const SPARE: usize = 16;
-/// How long small chunks are gathered between two writes: to wake up for each, and to write it,
-/// costs more than to make its lines. What comes after a longer silence is written at once.
+/// Small chunks that are written at once in a burst. To wake up for each, and to write it, costs more
+/// than to make its lines.
+const AT_ONCE: u32 = 16;
+/// How long they are gathered after that: 200 writes a second for long.
 const GATHERED: Duration = Duration::from_millis(5);
 /// Bytes that are written without gathering more.
 const ENOUGH: usize = 256 << 10;
@@ -54,11 +57,11 @@ impl Sink {
                 let mut stdout = Descriptor::new(stdout.as_fd());
                 let mut result = Ok(());
                 let mut chunks = Vec::new();
-                let mut next_at = clock::monotonic();
+                let mut pace = Pace::new(AT_ONCE, GATHERED, clock::monotonic());
                 while let Some(chunk) = queue.blocking_recv() {
-                    if chunk.len() < ENOUGH {
-                        let left = next_at.since(clock::monotonic());
-                        thread::sleep(Duration::from_nanos(left));
+                    if chunk.len() < ENOUGH && !pace.may(clock::monotonic()) {
+                        thread::sleep(GATHERED);
+                        pace.may(clock::monotonic());
                     }
                     chunks.push(chunk);
                     while chunks.len() < QUEUE
@@ -70,7 +73,6 @@ impl Sink {
                     if result.is_err() {
                         break;
                     }
-                    next_at = clock::monotonic() + GATHERED;
                     for mut chunk in chunks.drain(..) {
                         chunk.clear();
                         // Where there are enough already it is dropped.

@@ -340,6 +340,20 @@ impl Engine {
         event.flags & flags::RECOVERED != 0 && last == Some(shown)
     }
 
+    /// Whether a second program shows again the close of a socket that is not connected which its
+    /// processor showed last: no connection tells that.
+    fn is_repeated_close(&mut self, event: &Event) -> bool {
+        let Some(processor) = self.processors.get_mut(usize::from(event.cpu)) else {
+            return false;
+        };
+        let shown = Some(event.socket.address);
+        if event.flags & flags::RECOVERED != 0 {
+            return processor.unconnected.take() == shown;
+        }
+        processor.unconnected = shown;
+        false
+    }
+
     fn push(&mut self, output: Output) {
         self.outputs.push_back(Pending { held: None, output });
     }
@@ -520,6 +534,8 @@ impl Patience {
 struct Processor {
     /// Kernel address and state of its latest reset, received and sent.
     resets: [Option<(u64, u8)>; 2],
+    /// Kernel address of the latest socket that was closed without having been connected.
+    unconnected: Option<u64>,
 }
 
 /// An output in its turn.

@@ -48,6 +48,7 @@ impl Engine {
     pub(super) fn on_close(&mut self, event: &Event, from: TcpState, facts: &CloseFacts) {
         if from == TcpState::Close {
             // close() of a socket that is not connected.
+            self.totals.doubles += u64::from(self.is_repeated_close(event));
             return;
         }
         if self.is_double(event, from, TcpState::Close) {
