@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::namespace::Namespace;
 
 /// Sockets that are not over yet keep a namespace alive.
-const LIMIT: Duration = Duration::from_secs(15);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Has the ends of the pairs.
 struct Keeper {
