@@ -55,7 +55,8 @@ impl Traces {
     const SETS: usize = 2 * CAPACITY / Self::WAYS;
 
     fn new() -> Self {
-        // Zeroed memory is not resident until it is used.
+        // Zeroed memory from the kernel is not resident until it is used; what the allocator had
+        // before is.
         Self {
             sets: vec![[0; Self::WAYS]; Self::SETS].into_boxed_slice(),
         }
