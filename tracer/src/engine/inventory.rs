@@ -248,9 +248,6 @@ impl Engine {
 
     fn search_on(&mut self, places: usize) {
         if self.search.against.is_empty() {
-            if self.search.next.is_empty() {
-                return;
-            }
             self.search.against = mem::take(&mut self.search.next);
             self.search.place = 0;
         }

@@ -365,10 +365,9 @@ impl Table {
         {
             return Some(id);
         }
-        let key = Key::Cookie(netns, cookie);
         let found = match self.only(netns, cookie) {
             Some((id, only)) => fits(only).then_some((id, true)),
-            None => self.newest(key, fits),
+            None => self.newest(Key::Cookie(netns, cookie), fits),
         };
         if let Some((id, true)) = found {
             self.last = Some((netns, cookie, id));
@@ -380,11 +379,11 @@ impl Table {
     #[inline]
     fn only(&self, netns: u64, cookie: u64) -> Option<(Id, &Connection)> {
         let hash = hash::of(&self.hasher, netns, cookie);
-        let is_it = |connection: &Connection| connection.is_named(netns, cookie);
-        let index = self.indices[COOKIE].find(hash, |index| {
-            self.awake_at(index)
-                .is_some_and(|(_, connection)| is_it(connection))
-        })?;
+        let is_it = |index| {
+            let awake = self.awake_at(index);
+            awake.is_some_and(|(_, connection)| connection.is_named(netns, cookie))
+        };
+        let index = self.indices[COOKIE].find(hash, is_it)?;
         let (version, connection) = self.awake_at(index)?;
         let is_only = !connection.is(Bit::Namesake);
         is_only.then_some((Id { index, version }, connection))
