@@ -424,7 +424,7 @@ pub struct Account {
     pub attempts: u64,
     /// Marks of what the first program on a hook has seen and the second has not yet come by, by
     /// [`Hook`]: the programs' own.
-    pub piles: [Pile; Hook::COUNT],
+    pub marks: [[u64; Account::MARKS]; Hook::COUNT],
     /// Records that found no room in the ring, by [`Kind`].
     pub lost: [u64; Kind::COUNT],
     /// Records that a second program made ([`flags::RECOVERED`]), doubles included, by [`Hook`].
@@ -434,21 +434,12 @@ pub struct Account {
     pub foreign: [u64; Hook::COUNT],
 }
 
-/// Marks of events, laid by one program and taken off by another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Pile {
-    /// Marks that lie there, those left behind included: where the next goes, modulo
-    /// [`Pile::MARKS`]; wraps.
-    pub height: u64,
-    /// The marks, the lowest first; 0: none.
-    pub marks: [u64; Pile::MARKS],
-}
-
-impl Pile {
-    /// Marks that a pile holds. Of events that wait for their second program there are two at most
-    /// at once (a task's, and one of the softirq that interrupted it); the others are room for what
-    /// a softirq leaves behind that interrupts a second program.
+impl Account {
+    /// Marks a hook has at once, a power of two. Two events that wait for their second program share
+    /// one in one of so many cases (a task's, and one of the softirq that interrupted it), and then
+    /// the first is told twice. Of our own events the engine knows such a double. Of those that are
+    /// none of ours, as most of what is freed is, nobody does, and each makes the account one short:
+    /// hence so many.
     pub const MARKS: usize = 64;
 }
 
@@ -508,6 +499,6 @@ const _: () = {
     assert!(size_of::<CallFailed<V4>>() == 128 && size_of::<CallFailed<V6>>() == 152);
     assert!(offset_of!(CallFailed<V4>, asked) == 72);
     assert!(offset_of!(CallFailed<V4>, addresses) == 120);
-    assert!(size_of::<Account>() == 8 + 4 * (8 + 512) + 96 + 32 + 32);
+    assert!(size_of::<Account>() == 8 + 2048 + 96 + 32 + 32);
     assert!(size_of::<Losses>() == 8 && offset_of!(Losses, told) == 4);
 };

@@ -23,6 +23,7 @@ pub fn on_receive_reset<P: Pass>(ctx: &BtfTracePointContext) {
     let cookie = sock.cookie();
     let seen = Sighting {
         hook: Hook::ResetReceived,
+        context: ctx.as_ptr().cast(),
         object: sock.pointer(),
         detail: 0,
         cookie,
@@ -74,6 +75,7 @@ pub fn on_send_reset<P: Pass>(ctx: &BtfTracePointContext) {
     let object = address as *const u8;
     let seen = Sighting {
         hook: Hook::ResetSent,
+        context: ctx.as_ptr().cast(),
         object,
         detail: 0,
         cookie: 0,

@@ -98,6 +98,7 @@ fn sight<P: Pass>(ctx: &BtfTracePointContext) -> Option<(Desk, Change)> {
     let change = Change::of(ctx);
     let seen = Sighting {
         hook: Hook::State,
+        context: ctx.as_ptr().cast(),
         object: change.sock.pointer(),
         detail: u16::from_ne_bytes([change.old, change.new]),
         cookie: change.cookie,

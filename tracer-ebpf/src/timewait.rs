@@ -6,6 +6,7 @@
 use core::mem::MaybeUninit;
 use core::ptr::addr_of_mut;
 
+use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_probe_read_kernel};
 use aya_ebpf::programs::{BtfTracePointContext, FExitContext};
@@ -109,6 +110,7 @@ pub fn on_segment<P: Pass>(ctx: &BtfTracePointContext) {
     let receiver = low_half(address as *const u8);
     let seen = Sighting {
         hook: Hook::Segment,
+        context: ctx.as_ptr().cast(),
         object: skb.pointer(),
         detail: ctx.arg::<u64>(1) as u16,
         cookie: (u64::from(length) << 32) | u64::from(receiver),

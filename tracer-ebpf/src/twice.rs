@@ -1,19 +1,20 @@
 //! Two programs on one hook, so that the second can tell what the first was not run for.
 //!
-//! The first program lays a mark of the event on a pile of its processor's; the second, which runs
-//! right after it for the same event, takes the mark off. No mark: the first was not run, because
-//! the event interrupted it.
+//! The first program leaves a mark of the event on its processor; the second, which runs right
+//! after it for the same event, takes the mark away. No mark: the first was not run, because the
+//! event interrupted it.
 //!
-//! A pile, since events on one processor are nested: what interrupts between the two programs, be it
-//! a hundred events of one softirq, lays its marks on top and takes them off before it ends. Only
-//! what interrupts the second program leaves marks behind, since that is not run for it: they are
-//! thrown off with the mark below them. More of them at once than the pile holds bury that mark. That
-//! makes a double, never a loss, and user space drops it.
+//! Marks lie in slots, by the place on the stack that the event is told from. Both programs are
+//! called from there, and what interrupts between them is told from elsewhere, deeper or on the
+//! interrupts' stack: a softirq's hundred events take few slots, and always the same. One that falls
+//! on the slot of what it interrupted makes a double, never a loss, and user space drops it. A mark
+//! that stays, because the second program was interrupted by the event, is gone with the next event
+//! that is told from there.
 
 use core::arch::asm;
 use core::ptr::addr_of_mut;
 
-use tracer_common::event::{Hook, Pile, flags};
+use tracer_common::event::{Account, Hook, flags};
 
 use crate::emit::Desk;
 
@@ -43,6 +44,8 @@ impl Pass for Second {
 pub struct Sighting {
     /// The hook.
     pub hook: Hook,
+    /// What a program is given: it lies on the stack, in the same place for both.
+    pub context: *const u8,
     /// The kernel's object.
     pub object: *const u8,
     /// What tells two events of one object apart.
@@ -57,77 +60,28 @@ pub struct Sighting {
 pub fn is_mine<P: Pass>(desk: Desk, seen: &Sighting) -> bool {
     let low = low_half(seen.object);
     let mark = seen.cookie ^ u64::from(low).rotate_left(16) ^ (u64::from(seen.detail) << 48);
-    // SAFETY: a valid element of a map.
-    let pile = unsafe { addr_of_mut!((*desk.account()).piles[seen.hook as usize]) };
-    if P::IS_SECOND {
-        !take_off(pile, mark)
-    } else {
-        lay_on(pile, mark);
-        true
-    }
-}
-
-/// Lays a mark on top. What interrupts this may lay marks too, and has taken them off by the time
-/// that this goes on: the first program, the only one that lays them, does not interrupt itself.
-#[inline(always)]
-fn lay_on(pile: *mut Pile, mark: u64) {
-    // SAFETY: a valid element, and the place is one of its marks.
+    let slot = slot(seen.context);
+    // SAFETY: the pointer is into this processor's element; what interrupts this program may write
+    // it too, which costs a double at worst.
     unsafe {
-        let height = addr_of_mut!((*pile).height).read_volatile();
-        place(pile, height).write_volatile(mark);
-        addr_of_mut!((*pile).height).write_volatile(height.wrapping_add(1));
-    }
-}
-
-/// Takes a mark off, if it lies there.
-#[inline(always)]
-fn take_off(pile: *mut Pile, mark: u64) -> bool {
-    // SAFETY: a valid element, and the place is one of its marks.
-    unsafe {
-        let top = addr_of_mut!((*pile).height)
-            .read_volatile()
-            .wrapping_sub(1);
-        let place = place(pile, top);
-        if place.read_volatile() != mark {
-            return dig(pile, mark);
+        let place = addr_of_mut!((*desk.account()).marks[seen.hook as usize][slot]);
+        if !P::IS_SECOND {
+            place.write_volatile(mark);
+        } else if place.read_volatile() == mark {
+            place.write_volatile(0);
+            return false;
         }
-        place.write_volatile(0);
-        addr_of_mut!((*pile).height).write_volatile(top);
     }
     true
 }
 
-/// Takes a mark off from below others, which are thrown off with it.
-#[inline(never)]
-fn dig(pile: *mut Pile, mark: u64) -> bool {
-    // SAFETY: a valid element, and each place is one of its marks.
-    unsafe {
-        let height = addr_of_mut!((*pile).height).read_volatile();
-        let mut depth = 2;
-        while depth <= Pile::MARKS as u64 {
-            let at = height.wrapping_sub(depth);
-            if place(pile, at).read_volatile() == mark {
-                addr_of_mut!((*pile).height).write_volatile(at);
-                while depth > 0 {
-                    place(pile, height.wrapping_sub(depth)).write_volatile(0);
-                    depth -= 1;
-                }
-                return true;
-            }
-            depth += 1;
-        }
-    }
-    false
-}
-
-/// Where the mark at that height lies: the pile's lowest ones make room for its highest.
-///
-/// # Safety
-/// `pile` points to a valid one.
+/// The slot of what is told from this place on the stack. Stacks are alike at their ends and differ
+/// in where they lie: multiplied, all bits of the place come to the top ones (Fibonacci hashing).
 #[inline(always)]
-unsafe fn place(pile: *mut Pile, height: u64) -> *mut u64 {
-    // SAFETY: by the caller's promise.
-    unsafe { addr_of_mut!((*pile).marks[height as usize % Pile::MARKS]) }
+fn slot(context: *const u8) -> usize {
+    const GOLDEN_RATIO: u32 = 0x9e37_79b1;
+    const SHIFT: u32 = u32::BITS - Account::MARKS.ilog2();
+    ((low_half(context) >> 3).wrapping_mul(GOLDEN_RATIO) >> SHIFT) as usize % Account::MARKS
 }
 
 /// Notes that the event is none of ours after all, so that the account of what was missed does not
