@@ -1,18 +1,21 @@
 //! The connections that live, and how an event finds its own.
 //!
 //! A connection is awake, so that it can be changed, or at rest: packed, while nothing is awaited of
-//! it but the end of its minisocket. Whatever finds one wakes it; [`Table::rest`] puts those that
-//! may to rest again.
+//! it but the end of its minisocket (`rest.rs`). Whatever finds one wakes it; [`Table::rest`] puts
+//! those that may to rest again.
+
+mod glimpse;
+mod rest;
+mod whereabouts;
 
 use std::num::NonZeroU32;
-use std::ops::Deref;
 
 use foldhash::fast::RandomState;
 use tracer_common::tcp::{Endpoint, Flow};
 
 use super::alike::Combinations;
-use super::arena::{Arena, Place};
-use super::connection::{Bit, Connection, Rest};
+use super::arena::Arena;
+use super::connection::{Bit, Connection};
 use super::hash;
 use super::holdings::Told;
 use super::index::Index;
@@ -22,7 +25,10 @@ use super::pack;
 use super::slab::Slab;
 use super::timewait::Jiffies;
 use crate::record::{Process, Role};
-use crate::time::Timestamp;
+use whereabouts::{Entry, Whereabouts};
+
+pub(super) use glimpse::Glimpse;
+pub(super) use whereabouts::Seen;
 
 /// A place in the table, and which of the connections that have been there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,84 +58,6 @@ pub(super) struct Table {
     /// Connections that may have changed since they were last asked for; `None`: nobody asks.
     touched: Option<Vec<Id>>,
     jiffies: Jiffies,
-}
-
-/// Where a connection is.
-#[derive(Clone, Copy)]
-struct Entry {
-    version: NonZeroU32,
-    whereabouts: Whereabouts,
-}
-
-/// A number among those that are awake, or a place in the arena. In four bytes: there are as many
-/// of these as connections.
-#[derive(Clone, Copy)]
-struct Whereabouts(u32);
-
-/// The bit of those that rest.
-const AT_REST: u32 = 1 << 31;
-/// Bits of a number in the arena; between the two stands the size.
-const NUMBER: u32 = 25;
-
-impl Whereabouts {
-    /// It is awake.
-    fn awake(number: u32) -> Self {
-        debug_assert!(number < AT_REST, "memory ends long before");
-        Self(number)
-    }
-
-    /// It rests. `None`: it is too long, or there are too many.
-    fn packed(place: Place) -> Option<Self> {
-        let fits = place.size < 64 && place.number < 1 << NUMBER;
-        fits.then_some(Self(
-            AT_REST | u32::from(place.size) << NUMBER | place.number,
-        ))
-    }
-
-    fn told(self) -> Result<u32, Place> {
-        if self.0 & AT_REST == 0 {
-            return Ok(self.0);
-        }
-        let rest = self.0 & !AT_REST;
-        Err(Place {
-            size: (rest >> NUMBER) as u8,
-            number: rest & ((1 << NUMBER) - 1),
-        })
-    }
-}
-
-/// A connection that is looked at: in its place, or a copy of a packed one.
-pub(super) enum Seen<'a> {
-    Awake(&'a Connection),
-    AtRest(Box<Connection>),
-}
-
-impl Deref for Seen<'_> {
-    type Target = Connection;
-
-    fn deref(&self) -> &Connection {
-        match self {
-            Self::Awake(connection) => connection,
-            Self::AtRest(connection) => connection,
-        }
-    }
-}
-
-/// Where a connection may be, as far as was looked.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Glimpse {
-    index: Option<u32>,
-    whereabouts: Option<Whereabouts>,
-}
-
-impl Glimpse {
-    /// Of a connection that was named.
-    pub fn of(id: Id) -> Self {
-        Self {
-            index: Some(id.index),
-            whereabouts: None,
-        }
-    }
 }
 
 impl Table {
@@ -416,38 +344,6 @@ impl Table {
         found.map(|(id, _)| id)
     }
 
-    /// A first look for the connection of a socket: into the index.
-    pub fn glimpse(&self, netns: u64, cookie: u64) -> Glimpse {
-        let places = self.places(Key::Cookie(netns, cookie));
-        Glimpse {
-            index: places.last(),
-            whereabouts: None,
-        }
-    }
-
-    /// A second look, into the directory.
-    pub fn find(&self, glimpse: &mut Glimpse) {
-        let entry = glimpse.index.and_then(|index| self.directory.get(index));
-        glimpse.whereabouts = entry.map(|entry| entry.whereabouts);
-    }
-
-    /// The last look, at the connection itself; returns anything of it.
-    pub fn peep(&self, glimpse: &Glimpse) -> u64 {
-        match glimpse.whereabouts.map(Whereabouts::told) {
-            Some(Ok(number)) => self.awake.get(number).map_or(0, Connection::touch),
-            Some(Err(place)) => {
-                let bytes = self.packed.get(place);
-                u64::from(bytes[0] ^ bytes[bytes.len() / 2] ^ bytes[bytes.len() - 1])
-            }
-            None => 0,
-        }
-    }
-
-    /// Looks where a flow is or will be entered in the index, and returns anything.
-    pub fn touch_flow(&self, netns: u64, flow: &Flow) -> Option<u32> {
-        self.places(Key::Flow(netns, *flow)).last()
-    }
-
     /// The listeners at exactly `local`.
     pub fn listeners(&self, netns: u64, local: Endpoint) -> impl Iterator<Item = &Connection> {
         let key = Key::Listener(netns, local);
@@ -494,71 +390,6 @@ impl Table {
             let id = Id { index, version };
             Some((id, self.connection(id)?))
         })
-    }
-
-    /// Wakes a connection, if it lives.
-    pub fn wake(&mut self, id: Id) {
-        let entry = self.directory.get(id.index);
-        if let Some(Err(place)) = entry
-            .filter(|entry| entry.version == id.version)
-            .map(|entry| entry.whereabouts.told())
-            && let Some((mut connection, combination)) = self.unpack(place)
-        {
-            // Nobody has noted meanwhile who else came.
-            connection.set(Bit::Namesake);
-            self.combinations.release(combination);
-            self.packed.release(place);
-            let whereabouts = Whereabouts::awake(self.awake.insert(connection));
-            if let Some(entry) = self.directory.get_mut(id.index) {
-                entry.whereabouts = whereabouts;
-            }
-            self.drowsy.push(id);
-        }
-    }
-
-    /// Whether [`Self::rest`] has something to do.
-    #[inline]
-    pub fn may_rest(&self) -> bool {
-        !self.drowsy.is_empty()
-    }
-
-    /// A connection may be put to rest, when it comes to that.
-    pub fn doze(&mut self, id: Id) {
-        self.drowsy.push(id);
-    }
-
-    /// Puts to rest what may. `later` is called for each that may in a moment.
-    pub fn rest(&mut self, now: Timestamp, mut later: impl FnMut(Id)) {
-        while let Some(id) = self.drowsy.pop() {
-            match self.awake_mut(id).map(|connection| connection.rest_at(now)) {
-                Some(Rest::Now) => {
-                    // Where it cannot be packed it stays as it is.
-                    self.put_to_rest(id);
-                }
-                Some(Rest::Soon) => later(id),
-                Some(Rest::No) | None => {}
-            }
-        }
-    }
-
-    fn put_to_rest(&mut self, id: Id) -> Option<()> {
-        let number = self.number_of(id)?;
-        let connection = self.awake.get(number)?;
-        let side = match connection.told() {
-            Some(told) => Some(told.side_alone(connection, &self.lexicon, self.jiffies)?),
-            None => None,
-        };
-        let mut bytes = [0; pack::MOST];
-        let (len, combination) = pack::pack(connection, side, &mut self.combinations, &mut bytes)?;
-        let place = self.packed.keep(&bytes[..len.min(pack::MOST)]);
-        let Some(whereabouts) = Whereabouts::packed(place) else {
-            self.packed.release(place);
-            self.combinations.release(combination);
-            return None;
-        };
-        self.awake.remove(number);
-        self.directory.get_mut(id.index)?.whereabouts = whereabouts;
-        Some(())
     }
 
     /// Whether each connection is found by each of its names, nothing else is, and those that are
@@ -632,32 +463,9 @@ impl Table {
         newest.map(|(serial, id)| (id, serial == newest_of_all))
     }
 
-    /// The newest of those that rest and were made before `bound`.
-    fn newest_at_rest(&self, key: &Key, bound: u64) -> Option<(u64, Id)> {
-        self.places(*key)
-            .filter_map(|index| {
-                let entry = self.directory.get(index)?;
-                let serial = self.serial_at_rest(entry.whereabouts.told().err()?, key)?;
-                let version = entry.version;
-                (serial < bound).then_some((serial, Id { index, version }))
-            })
-            .max()
-    }
-
-    /// The serial of one that rests, if `key` names it.
-    fn serial_at_rest(&self, place: Place, key: &Key) -> Option<u64> {
-        let head = pack::head(self.packed.get(place), &self.combinations)?;
-        key.names_packed(&head).then_some(head.serial)
-    }
-
     /// Places that may be named by `key`.
     fn places(&self, key: Key) -> impl Iterator<Item = u32> {
         self.indices[key.kind()].places(key.hash(&self.hasher))
-    }
-
-    fn unpack(&self, place: Place) -> Option<(Connection, u16)> {
-        let bytes = self.packed.get(place);
-        pack::unpack(bytes, &self.combinations, &self.lexicon, self.jiffies)
     }
 
     fn see(&self, place: u32) -> Option<Seen<'_>> {
