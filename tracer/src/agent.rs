@@ -347,9 +347,10 @@ impl<C: Consumer> Session<C> {
             if self.pipeline.wants_to_expect() {
                 self.feed_some(&mut records);
             } else {
-                match decode::next_event(&mut records) {
-                    Some(Ok(event)) => self.feed_event(&event),
-                    Some(Err(error)) => self.refuse(error),
+                // Looked at where it was decoded: to copy what has just been written is to wait for it.
+                match &decode::next_event(&mut records) {
+                    Some(Ok(event)) => self.feed_event(event),
+                    Some(Err(error)) => self.refuse(*error),
                     None => break,
                 }
             }

@@ -83,8 +83,11 @@ impl Subject {
         let mut events = Vec::with_capacity(EVENTS_AHEAD);
         while !batch.is_empty() {
             if !self.engine.wants_to_expect() {
-                if let Some(event) = decode::next_event(&mut batch) {
-                    self.handle(&event.unwrap_or_else(|error| refuse(error)), caller);
+                // Looked at where it was decoded: to copy what has just been written is to wait for it.
+                match &decode::next_event(&mut batch) {
+                    Some(Ok(event)) => self.handle(event, caller),
+                    Some(Err(error)) => refuse(*error),
+                    None => break,
                 }
                 continue;
             }
