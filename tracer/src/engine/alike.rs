@@ -68,12 +68,11 @@ impl Alike {
     fn place_among_recent(&self) -> usize {
         let one = self.netns_cookie as u32 ^ self.states ^ u32::from(self.opener_name);
         let other = u32::from(self.local_is_v6) << 16 ^ u32::from(self.bits);
-        ((one ^ other).wrapping_mul(0x9e37_79b9) >> 28) as usize % RECENT
+        ((one ^ other).wrapping_mul(0x9e37_79b9) >> 24) as usize % RECENT
     }
 }
 
 /// The combinations that packed connections refer to now.
-#[derive(Default)]
 pub(super) struct Combinations {
     numbers: std::collections::HashMap<Alike, u16, RandomState>,
     kept: Vec<(Option<Alike>, u32)>,
@@ -82,8 +81,20 @@ pub(super) struct Combinations {
     recent: [u16; RECENT],
 }
 
-/// How many of those.
-const RECENT: usize = 16;
+/// How many of those: a host's services, times two families, come to some hundred combinations, and
+/// to look for one costs as much as all else that is done to pack a connection.
+const RECENT: usize = 256;
+
+impl Default for Combinations {
+    fn default() -> Self {
+        Self {
+            numbers: std::collections::HashMap::default(),
+            kept: Vec::new(),
+            free: Vec::new(),
+            recent: [0; RECENT],
+        }
+    }
+}
 
 impl Combinations {
     /// The number of a combination, to which one more refers. `None`: there are too many.
