@@ -9,8 +9,8 @@ use super::connection::{Bit, Connection};
 use super::table::Table;
 use super::timewait::{End, How, Life, Minisocket};
 use crate::record::{
-    Close, CloseCause, Evidence, FinWait2, FinWait2Exit, Record, Role, TimeWait, TimeWaitExit,
-    TimeWaitSkipped, Traffic,
+    Close, CloseCause, Evidence, FinWait2, FinWait2Exit, Record, Role, States, TimeWait,
+    TimeWaitExit, TimeWaitSkipped, Traffic,
 };
 use crate::time::Timestamp;
 
@@ -23,13 +23,13 @@ pub(super) enum Stage {
     End,
 }
 
-/// The row.
+/// The row, put together in the place that it is given out in.
 pub(super) fn record(
     connection: &Connection,
     table: &Table,
     stage: Stage,
     config: &Config,
-) -> Record {
+) -> Box<Record> {
     let ended_at = match stage {
         Stage::Verdict => None,
         Stage::End => ended_at(connection),
@@ -48,7 +48,8 @@ pub(super) fn record(
         .arrival(TcpState::SynSent)
         .filter(|_| client)
         .and_then(|began| Some(established_at?.since(began)));
-    Record {
+    let row = Box::new_uninit();
+    let record = Record {
         cookie: connection.cookie(),
         generation: connection.generation,
         netns: connection.netns,
@@ -64,7 +65,7 @@ pub(super) fn record(
         ended_at,
         handshake_ns,
         syn_retransmits: connection.syn_retransmits().filter(|_| client),
-        states: connection.timeline.visits(entered_at, states_end),
+        states: States::new(),
         close: verdict(connection),
         fin_wait2: fin_wait2(connection, stage),
         time_wait: time_wait(connection, stage, config),
@@ -85,7 +86,11 @@ pub(super) fn record(
             .map(|facts| facts.marks & marks::TIMESTAMPS != 0),
         traffic: traffic(connection),
         incomplete: connection.incomplete(),
-    }
+    };
+    let mut row = Box::write(row, record);
+    let timeline = &connection.timeline;
+    timeline.tell(&mut row.states, entered_at, states_end);
+    row
 }
 
 /// When the tuple is free again, as far as seen.

@@ -271,7 +271,7 @@ impl Engine {
     /// Every connection that is still held, in no order, with what is known of it.
     pub fn remaining(&self) -> impl Iterator<Item = Remaining> {
         self.table.iter().map(|(_, connection)| Remaining {
-            record: finished::record(&connection, &self.table, Stage::Verdict, &self.config),
+            record: *finished::record(&connection, &self.table, Stage::Verdict, &self.config),
             open: connection.is_open(),
             in_time_wait: connection.minisocket().is_some_and(|m| m.counted),
         })
@@ -421,7 +421,7 @@ impl Engine {
             .count_verdict(rule.kind, connection.incomplete());
         if self.config.rows {
             let record = finished::record(connection, &self.table, Stage::Verdict, &self.config);
-            self.push(Output::Close(Box::new(record)));
+            self.push(Output::Close(record));
         }
         if over {
             self.give_end(id);
@@ -457,7 +457,7 @@ impl Engine {
         self.tell_freed(&connection);
         if self.config.rows {
             let record = finished::record(&connection, &self.table, Stage::End, &self.config);
-            self.push(Output::End(Box::new(record)));
+            self.push(Output::End(record));
         }
         self.table.dismiss(&connection);
     }

@@ -72,30 +72,33 @@ impl Timeline {
             .map(|(_, at)| at)
     }
 
-    /// The stays and then TIME_WAIT, once it was `entered`; the last of them ended at `end` (`None`:
-    /// it lasts, or its end was not seen).
-    pub fn visits(&self, entered: Option<Timestamp>, end: Option<Timestamp>) -> States {
+    /// Adds to `states` the stays and then TIME_WAIT, once it was `entered`; the last of them ended
+    /// at `end` (`None`: it lasts, or its end was not seen).
+    pub fn tell(&self, states: &mut States, entered: Option<Timestamp>, end: Option<Timestamp>) {
         let gaps = self.packed >> GAPS;
-        let mut states = States::new();
-        let mut begun: Option<(TcpState, Timestamp)> = None;
-        let mut stay = |(state, at): (TcpState, Timestamp), end: Option<Timestamp>| {
-            let is_known = gaps & (2 << states.len()) == 0;
+        let end_last = |states: &mut States, end: Option<Timestamp>| {
+            let is_known = gaps & (1 << states.len()) == 0;
+            if let Some(last) = states.last_mut()
+                && is_known
+            {
+                last.for_ns = end.map(|end| end.since(last.at));
+            }
+        };
+        let begin = |states: &mut States, state, at| {
+            end_last(states, Some(at));
             states.push(StateVisit {
                 state,
                 at,
-                for_ns: end.filter(|_| is_known).map(|end| end.since(at)),
+                for_ns: None,
             });
         };
-        let time_wait = entered.map(|at| (TcpState::TimeWait, at));
-        for (state, at) in self.iter().chain(time_wait) {
-            if let Some(last) = begun.replace((state, at)) {
-                stay(last, Some(at));
-            }
+        for (state, at) in self.iter() {
+            begin(states, state, at);
         }
-        if let Some(last) = begun {
-            stay(last, end);
+        if let Some(at) = entered {
+            begin(states, TcpState::TimeWait, at);
         }
-        states
+        end_last(states, end);
     }
 
     /// The states and when each was come to.
@@ -140,15 +143,21 @@ mod tests {
     use super::*;
     use TcpState::*;
 
+    fn visits(timeline: &Timeline, entered: Option<Timestamp>, end: Option<Timestamp>) -> States {
+        let mut states = States::new();
+        timeline.tell(&mut states, entered, end);
+        states
+    }
+
     #[test]
     fn each_stay_ends_where_the_next_begins() {
         let mut timeline = Timeline::new();
         timeline.arrive(SynSent, Timestamp(10));
         timeline.arrive(Established, Timestamp(30));
-        let visits = timeline.visits(None, Some(Timestamp(100)));
-        assert_eq!(visits[0].for_ns, Some(20));
-        assert_eq!(visits[1].for_ns, Some(70));
-        assert_eq!(timeline.visits(None, None)[1].for_ns, None);
+        let told = visits(&timeline, None, Some(Timestamp(100)));
+        assert_eq!(told[0].for_ns, Some(20));
+        assert_eq!(told[1].for_ns, Some(70));
+        assert_eq!(visits(&timeline, None, None)[1].for_ns, None);
         assert_eq!(timeline.current(SynSent), None);
         assert_eq!(timeline.arrival(SynSent), Some(Timestamp(10)));
     }
@@ -157,8 +166,8 @@ mod tests {
     fn time_wait_comes_behind_all_others() {
         let mut timeline = Timeline::new();
         timeline.arrive(FinWait2, Timestamp(10));
-        let visits = timeline.visits(Some(Timestamp(30)), Some(Timestamp(100)));
-        let told: Vec<_> = visits
+        let told = visits(&timeline, Some(Timestamp(30)), Some(Timestamp(100)));
+        let told: Vec<_> = told
             .iter()
             .map(|visit| (visit.state, visit.for_ns))
             .collect();
@@ -171,10 +180,13 @@ mod tests {
         timeline.arrive(Established, Timestamp(10));
         timeline.lose_end();
         timeline.arrive(FinWait2, Timestamp(30));
-        let visits = timeline.visits(None, Some(Timestamp(100)));
-        assert_eq!((visits[0].for_ns, visits[1].for_ns), (None, Some(70)));
+        let told = visits(&timeline, None, Some(Timestamp(100)));
+        assert_eq!((told[0].for_ns, told[1].for_ns), (None, Some(70)));
         timeline.lose_end();
-        assert_eq!(timeline.visits(None, Some(Timestamp(100)))[1].for_ns, None);
+        assert_eq!(
+            visits(&timeline, None, Some(Timestamp(100)))[1].for_ns,
+            None
+        );
     }
 
     #[test]
@@ -184,6 +196,6 @@ mod tests {
             timeline.lose_end();
             timeline.arrive(Established, Timestamp(step));
         }
-        assert_eq!(timeline.visits(None, None).len(), Timeline::CAPACITY);
+        assert_eq!(visits(&timeline, None, None).len(), Timeline::CAPACITY);
     }
 }
