@@ -8,7 +8,7 @@ use super::table::Id;
 use super::timewait::{Cancel, Change, End, How, Life, Minisocket, Sign};
 use super::{Engine, names, sockets};
 use crate::record::{EntryPrecision, Incomplete};
-use crate::stream::{self, Event, Socket};
+use crate::stream::{self, Event};
 use crate::time::Timestamp;
 
 /// How far apart two events of one cause may lie, nanoseconds.
@@ -354,12 +354,13 @@ impl Engine {
     /// The minisocket of an event that `fits`. Kernel addresses are recycled, and sock_diag tells
     /// none: cookie and flow decide.
     fn find_minisocket(&mut self, event: &Event, fits: impl Fn(&Minisocket) -> bool) -> Option<Id> {
-        let (netns, Socket { cookie, flow, .. }) = (event.netns_cookie, event.socket);
+        let (netns, socket) = (event.netns_cookie, &event.socket);
+        let (cookie, flow) = (socket.cookie, &socket.flow);
         let is_it = |connection: &Connection| {
             let same_cookie =
                 connection.cookie() == cookie || connection.cookie() == 0 || cookie == 0;
             let same_flow =
-                connection.flow == flow || !connection.flow.is_known() || !flow.is_known();
+                connection.flow == *flow || !connection.flow.is_known() || !flow.is_known();
             let minisocket = connection.minisocket();
             let is_meant = |minisocket: &Minisocket| !minisocket.is_over() && fits(minisocket);
             same_cookie && same_flow && minisocket.is_some_and(is_meant)
@@ -368,7 +369,7 @@ impl Engine {
             0 => None,
             cookie => self.table.by_cookie(netns, cookie, is_it),
         };
-        by_cookie.or_else(|| self.table.by_flow(netns, flow, is_it))
+        by_cookie.or_else(|| self.table.by_flow(netns, *flow, is_it))
     }
 
     /// Whether the end of this minisocket was told: too early, for want of an event that was lost.

@@ -82,9 +82,9 @@ impl<T> Slab<T> {
             let slot = &mut slots[usize::from(place) % CHUNK];
             if let Slot::Free(next) = *slot {
                 chunk.first_free = next;
+                chunk.taken += 1;
+                *slot = Slot::Taken(value);
             }
-            *slot = Slot::Taken(value);
-            chunk.taken += 1;
         }
         number * CHUNK as u32 + u32::from(place)
     }

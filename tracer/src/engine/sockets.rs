@@ -8,7 +8,7 @@ use super::connection::{Bit, Closing, Connection, FinWait2Step};
 use super::loss::Losses;
 use super::state;
 use super::table::Id;
-use super::{Config, Engine, exactly};
+use super::{Config, Engine, Totals, exactly};
 use crate::record::{Incomplete, Process, Role, TransitionRow};
 use crate::stream::{Event, Socket, Task};
 use crate::time::Timestamp;
@@ -62,8 +62,10 @@ impl Engine {
         let Some(connection) = self.table.connection_mut(id) else {
             return;
         };
-        let reset_sent = connection.late.as_ref().and_then(|late| late.reset_sent);
-        let closing = Closing {
+        let late = connection.late_mut();
+        let reset_sent = late.reset_sent;
+        late.closed_at = Some(event.at);
+        late.closing = Closing {
             facts: Some(*facts),
             owned: event.flags & flags::OWNED != 0,
             netns_dying: event.flags & flags::NETNS_DYING != 0,
@@ -72,22 +74,29 @@ impl Engine {
                 .is_some_and(|(at, cpu)| cpu == event.cpu && event.at.since(at) <= JUST_BEFORE),
             ..Closing::default()
         };
-        connection.late_mut().closing = closing;
         connection.set_uid(facts.uid);
         if from == TcpState::SynSent {
             connection.set_syn_retransmits(facts.total_retransmits.min(255) as u8);
         }
         connection.set_cgroup(facts.cgroup);
-        let reset_received = connection.is(Bit::ResetReceived);
         let listener = connection.role == Role::Listener;
-        self.step(id, event, from, TcpState::Close);
-        if let Some(connection) = self.table.connection_mut(id) {
-            connection.late_mut().closed_at = Some(event.at);
-            connection.set(Bit::Closed);
-            if reset_received {
-                connection.set(Bit::ResetReceived);
-            }
-            refine_entry(connection, from, facts);
+        // It was received in the state that is left: the verdict wants to know.
+        let reset_received = connection.is(Bit::ResetReceived);
+        let for_ns = take_step(
+            connection,
+            &mut self.totals,
+            event.at,
+            (from, TcpState::Close),
+        );
+        connection.set(Bit::Closed);
+        if reset_received {
+            connection.set(Bit::ResetReceived);
+        }
+        // Where a minisocket has taken over, the connection is not at CLOSE yet.
+        let hidden = connection.minisocket().is_some();
+        refine_entry(connection, from, facts);
+        if !hidden {
+            self.tell_step(id, event, (from, TcpState::Close), for_ns);
         }
         self.forget_connecting(id);
         self.totals.open -= 1;
@@ -247,35 +256,28 @@ impl Engine {
         }
     }
 
-    /// Makes the step that the kernel shows, whatever we knew.
+    /// Makes the step that the kernel shows, not to CLOSE, whatever we knew.
     fn step(&mut self, id: Id, event: &Event, from: TcpState, to: TcpState) {
-        let Some(connection) = self.table.connection_mut(id) else {
-            return;
-        };
-        if let Err(impossible) = state::check(connection.state, from, to) {
-            self.totals.impossible += 1;
-            connection.lacks(Incomplete::TransitionLost);
-            if impossible.known != impossible.from {
-                connection.timeline.lose_end();
-            }
+        if let Some(connection) = self.table.connection_mut(id) {
+            let for_ns = take_step(connection, &mut self.totals, event.at, (from, to));
+            self.tell_step(id, event, (from, to), for_ns);
         }
-        let for_ns = connection
-            .timeline
-            .current(from)
-            .map(|since| event.at.since(since));
-        connection.state = Some(to);
-        connection.last_step = Some((from, to));
-        connection.clear(Bit::ResetReceived);
-        if let Some(late) = &mut connection.late {
-            late.reset_sent = None;
-        }
-        // A minisocket has taken over: the connection is not at CLOSE yet.
-        let hidden = to == TcpState::Close && connection.minisocket().is_some();
-        if to != TcpState::Close {
-            connection.timeline.arrive(to, event.at);
-        }
-        if self.config.transitions && !hidden && !connection.is(Bit::Unnamed) {
-            let row = row(connection, event.at, (from, to), for_ns);
+    }
+
+    /// The row of a step that was made.
+    #[inline]
+    fn tell_step(
+        &mut self,
+        id: Id,
+        event: &Event,
+        step: (TcpState, TcpState),
+        for_ns: Option<u64>,
+    ) {
+        if self.config.transitions
+            && let Some(connection) = self.table.connection(id)
+            && !connection.is(Bit::Unnamed)
+        {
+            let row = row(connection, event.at, step, for_ns);
             self.push_row(Some(event.socket.address), row);
         }
     }
@@ -314,12 +316,42 @@ impl Engine {
 
     /// It is past SYN_SENT: its thread's connect() has its tuple.
     pub(super) fn forget_connecting(&mut self, id: Id) {
-        if let Some(tid) = self.table.connection(id).and_then(|c| c.opener.tid())
+        let connection = self.table.connection(id);
+        let client = connection.filter(|connection| connection.role == Role::Client);
+        if let Some(tid) = client.and_then(|client| client.opener.tid())
             && self.connecting.get(&tid) == Some(&id)
         {
             self.connecting.remove(&tid);
         }
     }
+}
+
+/// Makes a step, and returns how long the state that it leaves lasted.
+#[inline]
+fn take_step(
+    connection: &mut Connection,
+    totals: &mut Totals,
+    at: Timestamp,
+    (from, to): (TcpState, TcpState),
+) -> Option<u64> {
+    if let Err(impossible) = state::check(connection.state, from, to) {
+        totals.impossible += 1;
+        connection.lacks(Incomplete::TransitionLost);
+        if impossible.known != impossible.from {
+            connection.timeline.lose_end();
+        }
+    }
+    let since = connection.timeline.current(from);
+    connection.state = Some(to);
+    connection.last_step = Some((from, to));
+    connection.clear(Bit::ResetReceived);
+    if let Some(late) = &mut connection.late {
+        late.reset_sent = None;
+    }
+    if to != TcpState::Close {
+        connection.timeline.arrive(to, at);
+    }
+    since.map(|since| at.since(since))
 }
 
 /// The rule that tells why a connection is at CLOSE, and what the verdict says beside.
