@@ -347,7 +347,7 @@ impl<C: Consumer> Session<C> {
             if self.pipeline.wants_to_expect() {
                 self.feed_some(&mut records);
             } else {
-                // Looked at where it was decoded: to copy what has just been written is to wait for it.
+                // Looked at where it was decoded: a copy would wait for what was just written.
                 match &decode::next_event(&mut records) {
                     Some(Ok(event)) => self.feed_event(event),
                     Some(Err(error)) => self.refuse(*error),

@@ -83,7 +83,7 @@ impl Subject {
         let mut events = Vec::with_capacity(EVENTS_AHEAD);
         while !batch.is_empty() {
             if !self.engine.wants_to_expect() {
-                // Looked at where it was decoded: to copy what has just been written is to wait for it.
+                // Looked at where it was decoded: a copy would wait for what was just written.
                 match &decode::next_event(&mut batch) {
                     Some(Ok(event)) => self.handle(event, caller),
                     Some(Err(error)) => refuse(*error),

@@ -46,13 +46,17 @@ impl Engine {
         })
     }
 
-    /// The open connection that an event belongs to; a new one where its opening was not seen.
+    /// The open connection that an event belongs to, with the names that the event gives; a new one
+    /// where its opening was not seen.
     pub(super) fn find_or_adopt(&mut self, event: &Event, from: TcpState) -> Option<Id> {
-        let found = self
-            .find_any(event)
-            .filter(|id| self.table.connection(*id).is_some_and(Connection::is_open));
-        if found.is_some() {
-            return found;
+        if let Some(id) = self.find_any(event)
+            && let Some(connection) = self.table.connection(id)
+            && connection.is_open()
+        {
+            if !connection.has_all_names() {
+                self.learn_names(id, &event.socket);
+            }
+            return Some(id);
         }
         if from == TcpState::Close {
             self.totals.impossible += 1;
@@ -72,7 +76,6 @@ impl Engine {
     }
 
     /// Takes in the names that an event gives.
-    #[inline]
     pub(super) fn learn(&mut self, id: Id, socket: &Socket) {
         let connection = self.table.connection(id);
         if connection.is_some_and(|connection| !connection.has_all_names()) {

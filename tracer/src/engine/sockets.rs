@@ -35,7 +35,6 @@ impl Engine {
         } else if state::is_opening(from, to) {
             self.on_opening(event, from, to);
         } else if let Some(id) = self.find_or_adopt(event, from) {
-            self.learn(id, &event.socket);
             self.step(id, event, from, to);
             match (from, to) {
                 (TcpState::SynSent, _) => self.on_answered(id, detail),
@@ -58,7 +57,6 @@ impl Engine {
         let Some(id) = self.find_or_adopt(event, from) else {
             return;
         };
-        self.learn(id, &event.socket);
         let Some(connection) = self.table.connection_mut(id) else {
             return;
         };
@@ -157,9 +155,7 @@ impl Engine {
         if matches!(state, Close | Listen | TimeWait) {
             return None;
         }
-        let id = self.find_or_adopt(event, state)?;
-        self.learn(id, &event.socket);
-        Some(id)
+        self.find_or_adopt(event, state)
     }
 
     pub(super) fn on_task(&mut self, event: &Event, task: &Task) {
