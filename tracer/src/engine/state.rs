@@ -106,6 +106,7 @@ pub(super) fn may_have_task(from: TcpState, to: TcpState) -> bool {
 
 /// Checks a step that the kernel shows against the state that we know (`None`: we know none).
 /// Whatever the answer, the kernel's new state is the true one.
+#[inline]
 pub(super) fn check(
     known: Option<TcpState>,
     from: TcpState,

@@ -281,6 +281,7 @@ impl Table {
     }
 
     /// The newest connection of a socket that `fits`. It is awake now.
+    #[inline]
     pub fn by_cookie(
         &mut self,
         netns: u64,
