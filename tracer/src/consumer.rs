@@ -33,11 +33,17 @@ pub trait Consumer {
     /// A state change, where they are asked for.
     fn transition(&mut self, _row: &TransitionRow, _wall: WallOffset, _out: &mut BytesMut) {}
 
-    /// A verdict.
+    /// A verdict. Whatever the record knows of its end is told by [`Self::end`].
     fn close(&mut self, record: &Record, wall: WallOffset, out: &mut BytesMut);
 
     /// A tuple is free again.
     fn end(&mut self, record: &Record, wall: WallOffset, out: &mut BytesMut);
+
+    /// A verdict, and with it the tuple is free again: [`Self::close`] and [`Self::end`] in one.
+    fn over(&mut self, record: &Record, wall: WallOffset, out: &mut BytesMut) {
+        self.close(record, wall, out);
+        self.end(record, wall, out);
+    }
 
     /// A tuple is held otherwise than before.
     fn holding(&mut self, _change: &HoldingChange) {}

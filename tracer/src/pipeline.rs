@@ -183,6 +183,11 @@ impl<C: Consumer> Pipeline<C> {
                         self.consumer.end(&record, self.wall, out);
                     }
                 }
+                Output::Over(record) => {
+                    if self.filter.matches_record(&record, &self.names) {
+                        self.consumer.over(&record, self.wall, out);
+                    }
+                }
                 Output::Holding(change) => self.consumer.holding(&change),
                 Output::Call(call) => {
                     if self.filter.matches_call(&call) {

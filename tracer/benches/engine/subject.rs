@@ -125,13 +125,10 @@ impl Subject {
     fn poll(&mut self, caller: &mut impl Caller) {
         while let Some(output) = caller.call(|| self.engine.poll()) {
             match black_box(output) {
-                Output::Close(record) => {
-                    match record.close.kind {
-                        CloseKind::Active => self.seen.active += 1,
-                        CloseKind::Passive => self.seen.passive += 1,
-                        _ => self.seen.other += 1,
-                    }
-                    self.look_at(&record);
+                Output::Close(record) => self.look_at_verdict(&record),
+                Output::Over(record) => {
+                    self.look_at_verdict(&record);
+                    self.seen.ends += 1;
                 }
                 Output::End(record) => {
                     let exit = record.time_wait.and_then(|time_wait| time_wait.exit);
@@ -142,6 +139,15 @@ impl Subject {
                 _ => self.seen.other += 1,
             }
         }
+    }
+
+    fn look_at_verdict(&mut self, record: &Record) {
+        match record.close.kind {
+            CloseKind::Active => self.seen.active += 1,
+            CloseKind::Passive => self.seen.passive += 1,
+            _ => self.seen.other += 1,
+        }
+        self.look_at(record);
     }
 
     fn look_at(&mut self, record: &Record) {

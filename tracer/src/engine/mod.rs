@@ -105,6 +105,9 @@ pub enum Output {
     Close(Box<Record>),
     /// The tuple is free again: the whole record.
     End(Box<Record>),
+    /// The verdict on a close with which the tuple came free: [`Self::Close`] and [`Self::End`] in
+    /// one, which would tell the same but for when it ended.
+    Over(Box<Record>),
     /// A tuple is held otherwise than before, or free.
     Holding(Box<HoldingChange>),
     /// A system call failed.
@@ -419,14 +422,16 @@ impl Engine {
         };
         self.totals
             .count_verdict(rule.kind, connection.incomplete());
-        if self.config.rows {
+        // Without a minisocket the whole record says no more.
+        let at_once = over && connection.minisocket().is_none();
+        if self.config.rows && !at_once {
             let record = finished::record(connection, &self.table, Stage::Verdict, &self.config);
             self.push(Output::Close(record));
         }
-        if over {
-            self.give_end(id);
-        } else {
-            self.table.doze(id);
+        match (over, at_once) {
+            (_, true) => self.give_end(id, Output::Over),
+            (true, false) => self.give_end(id, Output::End),
+            (false, false) => self.table.doze(id),
         }
     }
 
@@ -439,12 +444,12 @@ impl Engine {
         if owed {
             self.give_verdict(id);
         } else {
-            self.give_end(id);
+            self.give_end(id, Output::End);
         }
     }
 
-    /// The whole record; the connection is remembered for its successors and let go.
-    fn give_end(&mut self, id: Id) {
+    /// The whole record, as `output`; the connection is remembered for its successors and let go.
+    fn give_end(&mut self, id: Id, output: fn(Box<Record>) -> Output) {
         let Some(mut connection) = self.table.remove(id) else {
             return;
         };
@@ -457,7 +462,7 @@ impl Engine {
         self.tell_freed(&connection);
         if self.config.rows {
             let record = finished::record(&connection, &self.table, Stage::End, &self.config);
-            self.push(Output::End(record));
+            self.push(output(record));
         }
         self.table.dismiss(&connection);
     }

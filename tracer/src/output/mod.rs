@@ -183,6 +183,17 @@ impl Consumer for Writer {
         }
     }
 
+    /// Writes both.
+    fn over(&mut self, record: &Record, wall: WallOffset, out: &mut BytesMut) {
+        match &mut self.0 {
+            Form::Json(json) => json.over(record, wall, out),
+            _ => {
+                self.close(record, wall, out);
+                self.end(record, wall, out);
+            }
+        }
+    }
+
     /// Writes that a system call failed.
     fn call(&mut self, call: &Call, wall: WallOffset, out: &mut BytesMut) {
         match &mut self.0 {

@@ -71,13 +71,28 @@ impl Ndjson {
     }
 
     pub fn close(&mut self, record: &Record, wall: WallOffset, out: &mut BytesMut) {
-        let line = rows::record("close", record, record.closed_at, &self.names);
+        let line = rows::record("close", record, None, record.closed_at, &self.names);
         out.extend_from_slice(self.line.of(line, wall));
     }
 
     pub fn end(&mut self, record: &Record, wall: WallOffset, out: &mut BytesMut) {
-        let line = rows::record("end", record, record.ended_at, &self.names);
+        let (ended_at, names) = (record.ended_at, &self.names);
+        let line = rows::record("end", record, ended_at, ended_at, names);
         out.extend_from_slice(self.line.of(line, wall));
+    }
+
+    /// Both lines, of which the second is the first with another type and the time of the end.
+    pub fn over(&mut self, record: &Record, wall: WallOffset, out: &mut BytesMut) {
+        const CLOSE: &[u8] = br#"{"type":"close""#;
+        const END: &[u8] = br#"{"type":"end""#;
+        self.close(record, wall, out);
+        if record.ended_at != record.closed_at {
+            return self.end(record, wall, out);
+        }
+        let [before, ended_at, after] = self.line.with(record.ended_at.map(object::Moment));
+        for part in [END, &before[CLOSE.len()..], ended_at, after] {
+            out.extend_from_slice(part);
+        }
     }
 
     pub fn call(&mut self, call: &Call, wall: WallOffset, out: &mut BytesMut) {

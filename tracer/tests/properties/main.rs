@@ -173,7 +173,7 @@ fn told(given: &[Given]) -> Vec<Record> {
 
 fn take_verdicts(engine: &mut Engine, records: &mut Vec<Record>) {
     while let Some(output) = engine.poll() {
-        if let Output::Close(record) = output {
+        if let Output::Close(record) | Output::Over(record) = output {
             records.push(*record);
         }
     }
@@ -193,7 +193,7 @@ fn no_trace_is_left(given: &[Given]) -> Result<Vec<Record>, TestCaseError> {
             engine.totals()
         );
         while let Some(output) = engine.poll() {
-            if let Output::Close(record) | Output::End(record) = &output {
+            if let Output::Close(record) | Output::End(record) | Output::Over(record) = &output {
                 prop_assert!(is_coherent(record), "{record:?}");
             }
             take(output, &mut verdicts, &mut books)?;
@@ -234,7 +234,7 @@ fn take(
     books: &mut Books,
 ) -> Result<(), TestCaseError> {
     match output {
-        Output::Close(record) => verdicts.push(*record),
+        Output::Close(record) | Output::Over(record) => verdicts.push(*record),
         Output::Holding(change) => books.take(&change).map_err(TestCaseError::fail)?,
         _ => {}
     }

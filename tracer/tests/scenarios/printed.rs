@@ -33,13 +33,7 @@ pub fn drain(engine: &mut Engine, names: &Names, text: &mut String) {
                 writeln!(text, "{}", process(" by", &row.process)).unwrap();
             }
             Output::Close(record) => {
-                write!(
-                    text,
-                    "close {} {}",
-                    headline(&record, &name),
-                    verdict(&record)
-                )
-                .unwrap();
+                close(text, &record, &name);
                 if record
                     .time_wait
                     .is_some_and(|time_wait| time_wait.exit.is_some())
@@ -48,6 +42,11 @@ pub fn drain(engine: &mut Engine, names: &Names, text: &mut String) {
                     text.push_str(" BUT ALREADY ENDED");
                 }
                 text.push('\n');
+            }
+            Output::Over(record) => {
+                close(text, &record, &name);
+                text.push('\n');
+                end(text, &record, &name);
             }
             Output::End(record) => end(text, &record, &name),
             Output::Holding(change) => holding(text, &change),
@@ -145,6 +144,10 @@ fn verdict(record: &Record) -> String {
         "{:?} {:?} {cause}{errno} ({evidence})",
         close.kind, close.initiator
     )
+}
+
+fn close(text: &mut String, record: &Record, name: &dyn Fn(u64) -> String) {
+    write!(text, "close {} {}", headline(record, name), verdict(record)).unwrap();
 }
 
 fn end(text: &mut String, record: &Record, name: &dyn Fn(u64) -> String) {

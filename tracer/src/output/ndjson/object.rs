@@ -3,6 +3,7 @@
 //! written byte for byte the same.
 
 use std::net::IpAddr;
+use std::ops::Range;
 
 use crate::filter::until_nul;
 use crate::output::{address, errno};
@@ -14,6 +15,8 @@ use super::moment::Moments;
 #[derive(Debug, Default)]
 pub(super) struct Line {
     text: Vec<u8>,
+    /// Where what is [`Placed`] stands.
+    placed: Range<usize>,
     moments: Moments,
     wall: WallOffset,
 }
@@ -26,6 +29,19 @@ impl Line {
         object.write(self);
         self.text.push(b'\n');
         &self.text
+    }
+
+    /// The line just made with another value where one was [`Placed`]: what stands before it, that
+    /// value, and what stands behind.
+    pub fn with(&mut self, other: impl Value) -> [&[u8]; 3] {
+        let end = self.text.len();
+        other.write(self);
+        let Range { start, end: behind } = self.placed;
+        [
+            &self.text[..start],
+            &self.text[end..],
+            &self.text[behind..end],
+        ]
     }
 
     /// Appends what is JSON already.
@@ -60,6 +76,17 @@ fn needs_escape(byte: &u8) -> bool {
 pub(super) trait Value {
     /// Appends it.
     fn write(self, line: &mut Line);
+}
+
+/// A value that [`Line::with`] takes another one for. A line has one at most.
+pub(super) struct Placed<T>(pub T);
+
+impl<T: Value> Value for Placed<T> {
+    fn write(self, line: &mut Line) {
+        let start = line.text.len();
+        self.0.write(line);
+        line.placed = start..line.text.len();
+    }
 }
 
 /// An object with these keys, in this order: a [`Value`].

@@ -9,12 +9,14 @@ use crate::attribution::{Container, Group, Names};
 use crate::record::{Call, Process, Record, TransitionRow};
 use crate::time::Timestamp;
 
-use super::object::{Errno, Id, List, Moment, Name, Text, Value, object};
+use super::object::{Errno, Id, List, Moment, Name, Placed, Text, Value, object};
 
-/// A record, at its verdict or at its end: `about` is the time of the event that the line is about.
+/// A record, at its verdict or at its end, which is not told at the verdict: `about` is the time of
+/// the event that the line is about.
 pub(super) fn record<'a>(
     kind: &'static str,
     record: &'a Record,
+    ended_at: Option<Timestamp>,
     about: Option<Timestamp>,
     names: &'a Names,
 ) -> impl Value + 'a {
@@ -36,7 +38,7 @@ pub(super) fn record<'a>(
         "established_at": record.established_at.map(Moment),
         "close_began_at": record.close_began_at.map(Moment),
         "closed_at": record.closed_at.map(Moment),
-        "ended_at": record.ended_at.map(Moment),
+        "ended_at": Placed(ended_at.map(Moment)),
         "monotonic_ns": about.map(|at| at.0),
         "handshake_ns": record.handshake_ns,
         "syn_retransmits": record.syn_retransmits,
