@@ -11,8 +11,10 @@ use crate::time::Timestamp;
 
 /// How many are remembered, at most.
 const CAPACITY: usize = 131_072;
-/// How long they are remembered, nanoseconds.
+/// How long they are remembered, nanoseconds; those that age together somewhat longer.
 const AGE: u64 = 300 * 1_000_000_000;
+/// How many are forgotten in one call for their age, so that none takes long.
+const AGED_AT_ONCE: usize = 1_024;
 
 /// A connection that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +33,7 @@ pub(super) struct Ended {
 
 /// The memory: a ring in the order of ends, and where in it to look for a name.
 pub(super) struct Memory {
-    queue: VecDeque<(Timestamp, Ended)>,
+    queue: Queue,
     /// Number of the queue's front. Numbers wrap.
     first: u32,
     by_flow: Traces,
@@ -43,7 +45,8 @@ pub(super) struct Memory {
 /// queue has forgotten drop out at its end. So an entry costs one line of the processor's cache and
 /// is never taken out. With sets half full one name in a thousand is lost early.
 struct Traces {
-    sets: Box<[[u32; Self::WAYS]]>,
+    /// None before the first end.
+    sets: Vec<[u32; Self::WAYS]>,
 }
 
 /// Bits of a number in the queue; above them a trace has bits of the hash.
@@ -54,15 +57,14 @@ impl Traces {
     const WAYS: usize = 16;
     const SETS: usize = 2 * CAPACITY / Self::WAYS;
 
-    fn new() -> Self {
-        // Zeroed memory from the kernel is not resident until it is used; what the allocator had
-        // before is.
-        Self {
-            sets: vec![[0; Self::WAYS]; Self::SETS].into_boxed_slice(),
-        }
+    const fn new() -> Self {
+        Self { sets: Vec::new() }
     }
 
     fn add(&mut self, hash: u64, number: u32) {
+        if self.sets.is_empty() {
+            self.sets = vec![[0; Self::WAYS]; Self::SETS];
+        }
         let set = &mut self.sets[Self::set(hash)];
         set.copy_within(..Self::WAYS - 1, 1);
         set[0] = Self::tag(hash) | number & NUMBERS;
@@ -71,8 +73,9 @@ impl Traces {
     /// Numbers that may be of a name with this hash, the latest first.
     fn of(&self, hash: u64) -> impl Iterator<Item = u32> {
         let tag = Self::tag(hash);
-        self.sets[Self::set(hash)]
-            .iter()
+        let set = self.sets.get(Self::set(hash));
+        set.into_iter()
+            .flatten()
             .filter(move |trace| **trace & !NUMBERS == tag)
             .map(|trace| trace & NUMBERS)
     }
@@ -89,8 +92,7 @@ impl Traces {
 impl Memory {
     pub fn new() -> Self {
         Self {
-            // Room that is not used is not resident; grown, the queue would be moved.
-            queue: VecDeque::with_capacity(CAPACITY),
+            queue: Queue::default(),
             first: 0,
             by_flow: Traces::new(),
             by_cookie: Traces::new(),
@@ -117,17 +119,16 @@ impl Memory {
             let hash = hash::of(&self.hasher, netns, cookie);
             self.by_cookie.add(hash, number);
         }
-        self.queue.push_back((now, ended));
+        self.queue.push(now, ended);
     }
 
     /// Forgets what is too old.
     pub fn age(&mut self, now: Timestamp) {
-        while self
-            .queue
-            .front()
-            .is_some_and(|(at, _)| now.since(*at) > AGE)
-        {
+        let is_old = |(at, _): &(Timestamp, Ended)| now.since(*at) > AGE;
+        let mut left = AGED_AT_ONCE;
+        while left > 0 && self.queue.get(0).is_some_and(is_old) {
             self.forget_first();
+            left -= 1;
         }
     }
 
@@ -167,7 +168,9 @@ impl Memory {
     pub fn touch(&self, netns: u64, flow: &Flow, cookie: u64) -> u32 {
         let of_flow = hash::of_flow(&self.hasher, netns, flow);
         let of_cookie = hash::of(&self.hasher, netns, cookie);
-        self.by_flow.sets[Traces::set(of_flow)][0] ^ self.by_cookie.sets[Traces::set(of_cookie)][0]
+        let first =
+            |traces: &Traces, hash| traces.sets.get(Traces::set(hash)).map_or(0, |set| set[0]);
+        first(&self.by_flow, of_flow) ^ first(&self.by_cookie, of_cookie)
     }
 
     fn numbered(&self, trace: u32) -> Option<&Ended> {
@@ -180,9 +183,63 @@ impl Memory {
     }
 
     fn forget_first(&mut self) {
-        if self.queue.pop_front().is_some() {
+        if self.queue.pop() {
             self.first = self.first.wrapping_add(1);
         }
+    }
+}
+
+/// Ends in their order, in pieces of one size: it grows and shrinks without moving what it holds.
+#[derive(Default)]
+struct Queue {
+    pieces: VecDeque<Vec<(Timestamp, Ended)>>,
+    /// Of the first piece, those that are gone.
+    gone: usize,
+    len: usize,
+}
+
+impl Queue {
+    const PIECE: usize = 1_024;
+
+    fn push(&mut self, at: Timestamp, ended: Ended) {
+        let is_full = |piece: &Vec<_>| piece.len() == Self::PIECE;
+        if self.pieces.back().is_none_or(is_full) {
+            self.pieces.push_back(Vec::with_capacity(Self::PIECE));
+        }
+        if let Some(last) = self.pieces.back_mut() {
+            last.push((at, ended));
+            self.len += 1;
+        }
+    }
+
+    /// Drops the first; `false`: there is none.
+    fn pop(&mut self) -> bool {
+        if self.len == 0 {
+            return false;
+        }
+        self.len -= 1;
+        self.gone += 1;
+        if self.gone == Self::PIECE {
+            self.gone = 0;
+            self.pieces.pop_front();
+        }
+        true
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn get(&self, place: usize) -> Option<&(Timestamp, Ended)> {
+        let at = self.gone + place;
+        self.pieces.get(at / Self::PIECE)?.get(at % Self::PIECE)
+    }
+
+    fn get_mut(&mut self, place: usize) -> Option<&mut (Timestamp, Ended)> {
+        let at = self.gone + place;
+        self.pieces
+            .get_mut(at / Self::PIECE)?
+            .get_mut(at % Self::PIECE)
     }
 }
 
@@ -221,6 +278,18 @@ mod tests {
         assert_eq!(generation(&memory), Some(1));
         memory.age(Timestamp(2 * AGE + 1));
         assert_eq!(generation(&memory), None);
+    }
+
+    #[test]
+    fn those_that_age_together_are_forgotten_by_and_by() {
+        let mut memory = Memory::new();
+        for cookie in 1..=3 * AGED_AT_ONCE as u64 {
+            memory.remember(Timestamp(0), ended(cookie, cookie as u16, 0));
+        }
+        for left in [2, 1, 0] {
+            memory.age(Timestamp(AGE + 1));
+            assert_eq!(memory.queue.len(), left * AGED_AT_ONCE);
+        }
     }
 
     #[test]

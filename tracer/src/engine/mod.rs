@@ -529,7 +529,7 @@ impl Patience {
 
     /// When the ring is empty.
     const BETWEEN: Self = Self {
-        ends: 1024,
+        ends: 256,
         places: 1024,
     };
 }
