@@ -68,7 +68,8 @@ impl Alike {
     fn place_among_recent(&self) -> usize {
         let one = self.netns_cookie as u32 ^ self.states ^ u32::from(self.opener_name);
         let other = u32::from(self.local_is_v6) << 16 ^ u32::from(self.bits);
-        ((one ^ other).wrapping_mul(0x9e37_79b9) >> 24) as usize % RECENT
+        let shift = u32::BITS - RECENT.ilog2();
+        ((one ^ other).wrapping_mul(0x9e37_79b9) >> shift) as usize % RECENT
     }
 }
 

@@ -428,10 +428,10 @@ impl Engine {
             let record = finished::record(connection, &self.table, Stage::Verdict, &self.config);
             self.push(Output::Close(record));
         }
-        match (over, at_once) {
-            (_, true) => self.give_end(id, Output::Over),
-            (true, false) => self.give_end(id, Output::End),
-            (false, false) => self.table.doze(id),
+        if over {
+            self.give_end(id, if at_once { Output::Over } else { Output::End });
+        } else {
+            self.table.doze(id);
         }
     }
 
