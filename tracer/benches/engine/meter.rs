@@ -2,6 +2,7 @@
 //! kernel says of this process's memory, and how long each call took.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -92,6 +93,8 @@ pub struct Slow {
 pub struct Calls {
     counts: Vec<u64>,
     total: u64,
+    /// The wall's time in all of them, nanoseconds.
+    spent: u64,
     slow: Vec<Slow>,
     /// Processor time at the last look at it, and the wall's time in calls since.
     looked: (u64, u64),
@@ -109,6 +112,7 @@ impl Calls {
         Self {
             counts: vec![0; 64 << Self::FINE],
             total: 0,
+            spent: 0,
             slow: Vec::with_capacity(1 << 16),
             looked: (processor_time(), 0),
         }
@@ -124,6 +128,7 @@ impl Calls {
         let result = call();
         let wall = wall_time() - began;
         self.counts[Self::class(wall)] += 1;
+        self.spent += wall;
         if wall > Self::NOTED {
             let (at, others) = self.looked;
             let now = processor_time();
@@ -141,6 +146,27 @@ impl Calls {
     /// How many were made.
     pub fn total(&self) -> u64 {
         self.total
+    }
+
+    /// As many calls that only count as take `nanoseconds`: what this machine alone makes slow.
+    pub fn of_nothing(nanoseconds: u64) -> Self {
+        let mut calls = Self::new();
+        let mut count = 0_u64;
+        while calls.spent < nanoseconds {
+            calls.time(|| (0..500).for_each(|_| count = black_box(count + 1)));
+        }
+        calls
+    }
+
+    /// The wall's time in all of them, nanoseconds.
+    pub fn spent(&self) -> u64 {
+        self.spent
+    }
+
+    /// How many took longer than `nanoseconds` of the thread's own in a minute of calls.
+    pub fn slow_in_a_minute(&self, nanoseconds: u64) -> f64 {
+        let slow = self.slow.iter().filter(|slow| slow.own > nanoseconds);
+        slow.count() as f64 * 60e9 / self.spent.max(1) as f64
     }
 
     /// The slow ones, in order.

@@ -23,6 +23,10 @@ const TOGETHER: u64 = 4 * SECOND;
 /// When those have all run out, and none is overdue.
 const ENDING: u64 = 61 * SECOND;
 
+/// No call may take longer, nanoseconds.
+const LONG: u64 = 1_000_000;
+const MINUTE: u64 = 60 * SECOND;
+
 /// How much is done.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
@@ -141,6 +145,18 @@ pub fn calls(size: Size) {
         })
         .collect();
     tell_calls(size, "", &rounds);
+    // The machine takes processors away without telling: it does so to calls that do nothing, too.
+    let a_minute = |rounds: &[Calls]| {
+        let each = rounds.iter().map(|calls| calls.slow_in_a_minute(LONG));
+        each.collect()
+    };
+    let of_nothing: Vec<_> = rounds
+        .iter()
+        .map(|calls| Calls::of_nothing(calls.spent().min(MINUTE)))
+        .collect();
+    let figure = |name, rounds| size.figure(name, Count, Lower, a_minute(rounds)).print();
+    figure("calls_over_1ms_a_minute", &rounds);
+    figure("calls_of_nothing_over_1ms_a_minute", &of_nothing);
 }
 
 /// All TIME_WAITs end together: how fast, and the longest call.
@@ -247,13 +263,7 @@ fn tell_calls(size: Size, of: &str, rounds: &[Calls]) {
         Us,
         Some(1e3),
     );
-    let over = |calls: &Calls| {
-        calls
-            .slow()
-            .iter()
-            .filter(|slow| slow.own > 1_000_000)
-            .count()
-    };
+    let over = |calls: &Calls| calls.slow().iter().filter(|slow| slow.own > LONG).count();
     each(
         "calls_over_1ms",
         &|calls| over(calls) as f64,

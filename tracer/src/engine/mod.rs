@@ -220,9 +220,10 @@ impl Engine {
         self.on_sweep(sweep);
     }
 
-    /// Moves the time. Call it with each watermark, then [`Self::poll`].
+    /// Moves the time. Call it with each watermark, then [`Self::poll`]; and again while
+    /// [`Self::poll_timeout`] is not later: no call does more than takes a moment.
     pub fn handle_timeout(&mut self, now: Timestamp) {
-        self.advance(now, Patience::BETWEEN);
+        self.advance(now, Patience::AT_A_WATERMARK);
     }
 
     /// When [`Self::handle_timeout`] has something to do next; `None`: nothing is waited for.
@@ -230,11 +231,9 @@ impl Engine {
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let held = self.outputs.front().and_then(|pending| pending.held);
         let held = held.map(|held| held.until);
-        let search = self.search.is_under_way().then_some(self.now);
-        [held, self.timers.next(), search]
-            .into_iter()
-            .flatten()
-            .min()
+        let under_way = self.search.is_under_way() || self.table.may_rest();
+        let now = under_way.then_some(self.now);
+        [held, self.timers.next(), now].into_iter().flatten().min()
     }
 
     /// The next output. Call it until `None` after each event and each watermark.
@@ -293,7 +292,10 @@ impl Engine {
     /// Settles what was waited for until now.
     #[inline(never)]
     fn settle_due(&mut self, patience: Patience) {
-        while let Some((id, timer)) = self.timers.pop(self.now) {
+        for _ in 0..patience.parked {
+            let Some((id, timer)) = self.timers.pop(self.now) else {
+                break;
+            };
             self.table.wake(id);
             match timer {
                 Timer::Verdict => self.give_verdict(id),
@@ -514,6 +516,8 @@ impl Engine {
 /// How much of what may wait is done in one call, so that none takes long.
 #[derive(Clone, Copy)]
 struct Patience {
+    /// What was parked for a moment.
+    parked: usize,
     /// Ends that may be overdue.
     ends: usize,
     /// Places of the table that are searched for what the kernel no longer has.
@@ -521,16 +525,25 @@ struct Patience {
 }
 
 impl Patience {
-    /// While the ring fills up.
+    /// While the ring fills up. What was parked is settled whole, for the event must not bear on
+    /// it: it came in one millisecond.
     const AT_AN_EVENT: Self = Self {
+        parked: usize::MAX,
         ends: 16,
         places: 16,
     };
 
-    /// When the ring is empty.
+    /// Before what comes between events and, like them, must not bear on what was parked.
     const BETWEEN: Self = Self {
-        ends: 256,
+        parked: usize::MAX,
+        ends: 64,
         places: 1024,
+    };
+
+    /// When the ring is empty.
+    const AT_A_WATERMARK: Self = Self {
+        parked: 128,
+        ..Self::BETWEEN
     };
 }
 

@@ -8,6 +8,9 @@ use crate::engine::key::Key;
 use crate::engine::pack;
 use crate::time::Timestamp;
 
+/// How many are put to rest in one call: one takes up to 3 microseconds where memory is cold.
+const AT_ONCE: usize = 64;
+
 impl Table {
     /// Wakes a connection, if it lives.
     pub fn wake(&mut self, id: Id) {
@@ -40,9 +43,13 @@ impl Table {
         self.drowsy.push(id);
     }
 
-    /// Puts to rest what may. `later` is called for each that may in a moment.
+    /// Puts to rest what may, so many at most that it takes but a moment. `later` is called for each
+    /// that may soon.
     pub fn rest(&mut self, now: Timestamp, mut later: impl FnMut(Id)) {
-        while let Some(id) = self.drowsy.pop() {
+        for _ in 0..AT_ONCE {
+            let Some(id) = self.drowsy.pop() else {
+                return;
+            };
             match self.awake_mut(id).map(|connection| connection.rest_at(now)) {
                 Some(Rest::Now) => {
                     // Where it cannot be packed it stays as it is.
