@@ -1,12 +1,11 @@
 //! A bounded memory of connections that have ended: what the next one of the same tuple or socket
 //! wants to know.
 
-use std::collections::VecDeque;
-
 use foldhash::fast::RandomState;
 use tracer_common::tcp::{Flow, TcpState};
 
 use super::hash;
+use super::queue::Queue;
 use crate::time::Timestamp;
 
 /// How many are remembered, at most.
@@ -33,7 +32,7 @@ pub(super) struct Ended {
 
 /// The memory: a ring in the order of ends, and where in it to look for a name.
 pub(super) struct Memory {
-    queue: Queue,
+    queue: Queue<(Timestamp, Ended)>,
     /// Number of the queue's front. Numbers wrap.
     first: u32,
     by_flow: Traces,
@@ -92,7 +91,7 @@ impl Traces {
 impl Memory {
     pub fn new() -> Self {
         Self {
-            queue: Queue::default(),
+            queue: Queue::new(),
             first: 0,
             by_flow: Traces::new(),
             by_cookie: Traces::new(),
@@ -119,14 +118,14 @@ impl Memory {
             let hash = hash::of(&self.hasher, netns, cookie);
             self.by_cookie.add(hash, number);
         }
-        self.queue.push(now, ended);
+        self.queue.push((now, ended));
     }
 
     /// Forgets what is too old.
     pub fn age(&mut self, now: Timestamp) {
         let is_old = |(at, _): &(Timestamp, Ended)| now.since(*at) > AGE;
         let mut left = AGED_AT_ONCE;
-        while left > 0 && self.queue.get(0).is_some_and(is_old) {
+        while left > 0 && self.queue.first().is_some_and(is_old) {
             self.forget_first();
             left -= 1;
         }
@@ -183,63 +182,9 @@ impl Memory {
     }
 
     fn forget_first(&mut self) {
-        if self.queue.pop() {
+        if self.queue.pop().is_some() {
             self.first = self.first.wrapping_add(1);
         }
-    }
-}
-
-/// Ends in their order, in pieces of one size: it grows and shrinks without moving what it holds.
-#[derive(Default)]
-struct Queue {
-    pieces: VecDeque<Vec<(Timestamp, Ended)>>,
-    /// Of the first piece, those that are gone.
-    gone: usize,
-    len: usize,
-}
-
-impl Queue {
-    const PIECE: usize = 1_024;
-
-    fn push(&mut self, at: Timestamp, ended: Ended) {
-        let is_full = |piece: &Vec<_>| piece.len() == Self::PIECE;
-        if self.pieces.back().is_none_or(is_full) {
-            self.pieces.push_back(Vec::with_capacity(Self::PIECE));
-        }
-        if let Some(last) = self.pieces.back_mut() {
-            last.push((at, ended));
-            self.len += 1;
-        }
-    }
-
-    /// Drops the first; `false`: there is none.
-    fn pop(&mut self) -> bool {
-        if self.len == 0 {
-            return false;
-        }
-        self.len -= 1;
-        self.gone += 1;
-        if self.gone == Self::PIECE {
-            self.gone = 0;
-            self.pieces.pop_front();
-        }
-        true
-    }
-
-    fn len(&self) -> usize {
-        self.len
-    }
-
-    fn get(&self, place: usize) -> Option<&(Timestamp, Ended)> {
-        let at = self.gone + place;
-        self.pieces.get(at / Self::PIECE)?.get(at % Self::PIECE)
-    }
-
-    fn get_mut(&mut self, place: usize) -> Option<&mut (Timestamp, Ended)> {
-        let at = self.gone + place;
-        self.pieces
-            .get_mut(at / Self::PIECE)?
-            .get_mut(at % Self::PIECE)
     }
 }
 

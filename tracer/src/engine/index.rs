@@ -19,6 +19,16 @@ pub(super) struct Index {
     len: usize,
 }
 
+/// The names that places were entered with.
+pub(super) trait Names {
+    /// Hash of the name of `place`.
+    fn hash(&self, place: u32) -> u64;
+
+    /// Brings what the hashes of `places` need into the processor's cache: asked for one after the
+    /// other, each would be waited for.
+    fn expect(&self, places: impl Iterator<Item = u32>);
+}
+
 /// The places whose hashes agree in some bits.
 struct Part {
     places: HashTable<u32>,
@@ -53,17 +63,21 @@ impl Index {
         places.find(hash, |place| is_it(*place)).copied()
     }
 
-    /// Enters a place. `hash_of` gives the hash that a place was entered with.
-    pub fn enter(&mut self, hash: u64, place: u32, hash_of: impl Fn(&u32) -> u64) {
+    /// Enters a place that bears its name in `names` already.
+    pub fn enter(&mut self, hash: u64, place: u32, names: &impl Names) {
         self.len += 1;
         let mut number = self.directory[self.slot(hash)] as usize;
         while self.parts[number].places.len() >= PART && self.parts[number].bits < MOST_BITS {
-            self.split(number, hash, &hash_of);
+            self.split(number, hash, names);
             number = self.directory[self.slot(hash)] as usize;
         }
-        self.parts[number]
-            .places
-            .insert_unique(hash, place, hash_of);
+        let places = &mut self.parts[number].places;
+        if places.len() == places.capacity() {
+            // It grows, or is put in order anew, and every name is asked for.
+            names.expect(places.iter().copied());
+            places.reserve(1, |place| names.hash(*place));
+        }
+        places.insert_unique(hash, place, |place| names.hash(*place));
     }
 
     /// Takes a place out that was entered with `hash`.
@@ -86,18 +100,18 @@ impl Index {
     }
 
     /// Splits the part that `hash` belongs to by one more bit.
-    fn split(&mut self, number: usize, hash: u64, hash_of: impl Fn(&u32) -> u64) {
+    fn split(&mut self, number: usize, hash: u64, names: &impl Names) {
         let bit = 1 << self.parts[number].bits;
         if bit == self.directory.len() {
             self.directory.extend_from_within(..);
         }
         let part = &mut self.parts[number];
         part.bits += 1;
-        let goes = |place: &mut u32| (hash_of(place) >> FIRST_BIT) as usize & bit != 0;
+        names.expect(part.places.iter().copied());
+        let goes = |place: &mut u32| (names.hash(*place) >> FIRST_BIT) as usize & bit != 0;
         let mut places = HashTable::with_capacity(PART);
         for place in part.places.extract_if(goes) {
-            let hash = hash_of(&place);
-            places.insert_unique(hash, place, &hash_of);
+            places.insert_unique(names.hash(place), place, |place| names.hash(*place));
         }
         let fresh = self.parts.len() as u32;
         let bits = self.parts[number].bits;
@@ -114,8 +128,19 @@ impl Index {
 mod tests {
     use super::*;
 
-    fn hash(place: &u32) -> u64 {
-        let mixed = u64::from(*place / 2).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    /// Names that follow from their places.
+    struct Given(fn(u32) -> u64);
+
+    impl Names for Given {
+        fn hash(&self, place: u32) -> u64 {
+            self.0(place)
+        }
+
+        fn expect(&self, _: impl Iterator<Item = u32>) {}
+    }
+
+    fn hash(place: u32) -> u64 {
+        let mixed = u64::from(place / 2).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
     }
 
@@ -123,15 +148,15 @@ mod tests {
     fn what_was_entered_is_found_until_it_leaves() {
         let mut index = Index::new();
         for place in 0..100_000 {
-            index.enter(hash(&place), place, hash);
+            index.enter(hash(place), place, &Given(hash));
         }
         assert_eq!(index.len(), 100_000);
         for place in (0..100_000).step_by(2) {
-            index.leave(hash(&place), place);
+            index.leave(hash(place), place);
         }
         assert_eq!(index.len(), 50_000);
         for place in 0..100_000 {
-            let found = index.places(hash(&place)).any(|found| found == place);
+            let found = index.places(hash(place)).any(|found| found == place);
             assert_eq!(found, place % 2 == 1, "{place}");
         }
     }
@@ -140,7 +165,7 @@ mod tests {
     fn no_part_grows_beyond_its_size() {
         let mut index = Index::new();
         for place in 0..300_000 {
-            index.enter(hash(&place), place, hash);
+            index.enter(hash(place), place, &Given(hash));
         }
         assert!(index.parts.iter().all(|part| part.places.len() <= PART));
         assert!(index.parts.len() < 400, "{}", index.parts.len());
@@ -150,7 +175,7 @@ mod tests {
     fn places_of_one_hash_are_all_kept() {
         let mut index = Index::new();
         for place in 0..3 * PART as u32 {
-            index.enter(7, place, |_| 7);
+            index.enter(7, place, &Given(|_| 7));
         }
         assert_eq!(index.places(7).count(), 3 * PART);
         assert!(index.directory.len() <= 1 << MOST_BITS);

@@ -39,6 +39,7 @@ mod loss;
 mod minisockets;
 mod names;
 mod pack;
+mod queue;
 mod reuse;
 mod slab;
 mod sockets;

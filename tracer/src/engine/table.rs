@@ -5,6 +5,7 @@
 //! those that may to rest again.
 
 mod glimpse;
+mod named;
 mod rest;
 mod whereabouts;
 
@@ -21,7 +22,6 @@ use super::holdings::Told;
 use super::index::Index;
 use super::key::{CHILD, COOKIE, KINDS, Key};
 use super::lexicon::{Lexicon, Who};
-use super::pack;
 use super::slab::Slab;
 use super::timewait::Jiffies;
 use crate::record::{Process, Role};
@@ -477,29 +477,6 @@ impl Table {
                 Some(Seen::AtRest(Box::new(connection)))
             }
         }
-    }
-
-    /// Enters a name of a connection that is in its place and bears that name.
-    fn enter(&mut self, key: Key, index: u32) {
-        self.last = None;
-        let hash = key.hash(&self.hasher);
-        if key.kind() == COOKIE {
-            self.note_namesakes(&key, hash, index);
-        }
-        let (directory, awake, packed) = (&self.directory, &self.awake, &self.packed);
-        let (combinations, hasher, kind) = (&self.combinations, &self.hasher, key.kind());
-        let hash_of = |place: &u32| {
-            let key = match directory.get(*place).map(|entry| entry.whereabouts.told()) {
-                Some(Ok(number)) => awake
-                    .get(number)
-                    .and_then(|connection| Key::of(kind, connection)),
-                Some(Err(place)) => pack::head(packed.get(place), combinations)
-                    .and_then(|head| Key::of_packed(kind, &head)),
-                None => None,
-            };
-            key.map_or(0, |key| key.hash(hasher))
-        };
-        self.indices[kind].enter(hash, index, hash_of);
     }
 
     /// `index` is about to be entered with `hash` under `key`, a cookie: whoever has that name

@@ -1,7 +1,6 @@
 //! What the engine waits for. Time is the stream's, so each wait ends with an event or a watermark.
 
-use std::collections::VecDeque;
-
+use super::queue::Queue;
 use super::table::Id;
 use crate::time::Timestamp;
 
@@ -32,8 +31,8 @@ pub(super) enum Timer {
 /// The first four have one length each, and the time never goes back, so a queue is sorted as it
 /// grows. Ends of minisockets lie anywhere: a coarse wheel holds them, one push each.
 pub(super) struct Timers {
-    soon: VecDeque<(Timestamp, Id, Timer)>,
-    reuse: VecDeque<(Timestamp, Id)>,
+    soon: Queue<(Timestamp, Id, Timer)>,
+    reuse: Queue<(Timestamp, Id)>,
     wheel: Vec<Pile>,
     fired: Pile,
     tick: u64,
@@ -84,8 +83,8 @@ impl Pile {
 impl Timers {
     pub fn new() -> Self {
         Self {
-            soon: VecDeque::new(),
-            reuse: VecDeque::new(),
+            soon: Queue::new(),
+            reuse: Queue::new(),
             wheel: vec![Pile::default(); BUCKETS],
             fired: Pile::default(),
             tick: 0,
@@ -103,8 +102,8 @@ impl Timers {
     /// Looks up until when it is quiet: call it once [`Self::pop`] and [`Self::pop_overdue`] have
     /// given what they have.
     pub fn look_up(&mut self) {
-        let soon = self.soon.front().map(|(due, ..)| *due);
-        let reuse = self.reuse.front().map(|(due, _)| *due);
+        let soon = self.soon.first().map(|(due, ..)| *due);
+        let reuse = self.reuse.first().map(|(due, _)| *due);
         let fired = (!self.fired.is_empty()).then_some(Timestamp(0));
         self.quiet_until = [soon, reuse, fired]
             .into_iter()
@@ -130,16 +129,16 @@ impl Timers {
     fn park(&mut self, now: Timestamp, id: Id, timer: Timer) {
         let due = Self::soon_after(now);
         self.quiet_until = self.quiet_until.min(due);
-        self.soon.push_back((due, id, timer));
+        self.soon.push((due, id, timer));
     }
 
     /// Starts the wait for the successor of a minisocket that was killed at `at`.
     pub fn await_reuse(&mut self, at: Timestamp, id: Id) {
         // Stamps may step back by microseconds; the queue stays sorted.
-        let last = self.reuse.back().map_or(Timestamp(0), |(due, _)| *due);
+        let last = self.reuse.last().map_or(Timestamp(0), |(due, _)| *due);
         let due = Timestamp(at.0.saturating_add(REUSE)).max(last);
         self.quiet_until = self.quiet_until.min(due);
-        self.reuse.push_back((due, id));
+        self.reuse.push((due, id));
     }
 
     /// Starts the wait for an end that is due at `due`. It may fire earlier: ask again then.
@@ -151,11 +150,11 @@ impl Timers {
 
     /// The next wait of fixed length that has ended by `now`: call until `None`.
     pub fn pop(&mut self, now: Timestamp) -> Option<(Id, Timer)> {
-        if self.soon.front().is_some_and(|(due, ..)| *due <= now) {
-            return self.soon.pop_front().map(|(_, id, timer)| (id, timer));
+        if self.soon.first().is_some_and(|(due, ..)| *due <= now) {
+            return self.soon.pop().map(|(_, id, timer)| (id, timer));
         }
-        if self.reuse.front().is_some_and(|(due, _)| *due <= now) {
-            return self.reuse.pop_front().map(|(_, id)| (id, Timer::Reuse));
+        if self.reuse.first().is_some_and(|(due, _)| *due <= now) {
+            return self.reuse.pop().map(|(_, id)| (id, Timer::Reuse));
         }
         None
     }
@@ -172,8 +171,8 @@ impl Timers {
         if !self.fired.is_empty() {
             return Some(Timestamp(self.tick.saturating_mul(SECOND)));
         }
-        let soon = self.soon.front().map(|(due, ..)| *due);
-        let reuse = self.reuse.front().map(|(due, _)| *due);
+        let soon = self.soon.first().map(|(due, ..)| *due);
+        let reuse = self.reuse.first().map(|(due, _)| *due);
         let bucket = (1..=BUCKETS as u64)
             .map(|ahead| self.tick + ahead)
             .find(|tick| !self.wheel[*tick as usize % BUCKETS].is_empty())

@@ -4,8 +4,10 @@ use tracer_common::tcp::Flow;
 
 use super::whereabouts::Whereabouts;
 use super::{Id, Table};
+use crate::engine::arena::Arena;
 use crate::engine::connection::Connection;
 use crate::engine::key::Key;
+use crate::engine::slab::Slab;
 
 /// Where a connection may be, as far as was looked.
 #[derive(Clone, Copy, Default)]
@@ -42,18 +44,25 @@ impl Table {
 
     /// The last look, at the connection itself; returns anything of it.
     pub fn peep(&self, glimpse: &Glimpse) -> u64 {
-        match glimpse.whereabouts.map(Whereabouts::told) {
-            Some(Ok(number)) => self.awake.get(number).map_or(0, Connection::touch),
-            Some(Err(place)) => {
-                let bytes = self.packed.get(place);
-                u64::from(bytes[0] ^ bytes[bytes.len() / 2] ^ bytes[bytes.len() - 1])
-            }
-            None => 0,
-        }
+        let whereabouts = glimpse.whereabouts;
+        whereabouts.map_or(0, |whereabouts| {
+            peep(whereabouts, &self.awake, &self.packed)
+        })
     }
 
     /// Looks where a flow is or will be entered in the index, and returns anything.
     pub fn touch_flow(&self, netns: u64, flow: &Flow) -> Option<u32> {
         self.places(Key::Flow(netns, *flow)).last()
+    }
+}
+
+/// Looks at a connection, and returns anything of it.
+pub(super) fn peep(whereabouts: Whereabouts, awake: &Slab<Connection>, packed: &Arena) -> u64 {
+    match whereabouts.told() {
+        Ok(number) => awake.get(number).map_or(0, Connection::touch),
+        Err(place) => {
+            let bytes = packed.get(place);
+            u64::from(bytes[0] ^ bytes[bytes.len() / 2] ^ bytes[bytes.len() - 1])
+        }
     }
 }
