@@ -10,6 +10,8 @@ const PART: usize = 1792;
 /// for its tags (the highest): at most so many, for thousands of millions of places.
 const MOST_BITS: u32 = 24;
 const FIRST_BIT: u32 = 32;
+/// Room for so many places is kept where there are few.
+const SMALL: usize = 64;
 
 /// Places by hash. Several may have one hash: who asks compares the names.
 pub(super) struct Index {
@@ -81,12 +83,17 @@ impl Index {
     }
 
     /// Takes a place out that was entered with `hash`.
-    pub fn leave(&mut self, hash: u64, place: u32) {
+    pub fn leave(&mut self, hash: u64, place: u32, names: &impl Names) {
         let part = self.directory[self.slot(hash)] as usize;
         let places = &mut self.parts[part].places;
-        if let Ok(entry) = places.find_entry(hash, |entry| *entry == place) {
-            entry.remove();
-            self.len -= 1;
+        let Ok(entry) = places.find_entry(hash, |entry| *entry == place) else {
+            return;
+        };
+        entry.remove();
+        self.len -= 1;
+        // Room for four times as many stays: what comes and goes must not cost this each time.
+        if places.capacity() > SMALL && places.len() < places.capacity() / 16 {
+            places.shrink_to(4 * places.len(), |place| names.hash(*place));
         }
     }
 
@@ -152,12 +159,28 @@ mod tests {
         }
         assert_eq!(index.len(), 100_000);
         for place in (0..100_000).step_by(2) {
-            index.leave(hash(place), place);
+            index.leave(hash(place), place, &Given(hash));
         }
         assert_eq!(index.len(), 50_000);
         for place in 0..100_000 {
             let found = index.places(hash(place)).any(|found| found == place);
             assert_eq!(found, place % 2 == 1, "{place}");
+        }
+    }
+
+    #[test]
+    fn room_is_given_back() {
+        let mut index = Index::new();
+        for place in 0..100_000 {
+            index.enter(hash(place), place, &Given(hash));
+        }
+        for place in 0..99_000 {
+            index.leave(hash(place), place, &Given(hash));
+        }
+        let room: usize = index.parts.iter().map(|part| part.places.capacity()).sum();
+        assert!(room < 16 * 1_000 + SMALL * index.parts.len(), "{room}");
+        for place in 99_000..100_000 {
+            assert!(index.places(hash(place)).any(|found| found == place));
         }
     }
 

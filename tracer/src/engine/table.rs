@@ -499,9 +499,4 @@ impl Table {
             }
         }
     }
-
-    fn leave(&mut self, key: Key, index: u32) {
-        let hash = key.hash(&self.hasher);
-        self.indices[key.kind()].leave(hash, index);
-    }
 }

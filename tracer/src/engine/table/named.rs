@@ -9,8 +9,8 @@ use super::{Table, glimpse};
 use crate::engine::alike::Combinations;
 use crate::engine::arena::Arena;
 use crate::engine::connection::Connection;
-use crate::engine::index::Names;
-use crate::engine::key::Key;
+use crate::engine::index::{Index, Names};
+use crate::engine::key::{COOKIE, KINDS, Key};
 use crate::engine::pack;
 use crate::engine::slab::Slab;
 
@@ -68,17 +68,30 @@ impl Table {
     pub(super) fn enter(&mut self, key: Key, index: u32) {
         self.last = None;
         let hash = key.hash(&self.hasher);
-        if key.kind() == super::COOKIE {
+        if key.kind() == COOKIE {
             self.note_namesakes(&key, hash, index);
         }
+        let (indices, named) = self.named(key.kind());
+        indices[key.kind()].enter(hash, index, &named);
+    }
+
+    /// Takes a name out that a connection bore.
+    pub(super) fn leave(&mut self, key: Key, index: u32) {
+        let hash = key.hash(&self.hasher);
+        let (indices, named) = self.named(key.kind());
+        indices[key.kind()].leave(hash, index, &named);
+    }
+
+    /// The indices, and the names of one kind that those who are in them bear.
+    fn named(&mut self, kind: usize) -> (&mut [Index; KINDS], Named<'_>) {
         let named = Named {
-            kind: key.kind(),
+            kind,
             directory: &self.directory,
             awake: &self.awake,
             packed: &self.packed,
             combinations: &self.combinations,
             hasher: &self.hasher,
         };
-        self.indices[key.kind()].enter(hash, index, &named);
+        (&mut self.indices, named)
     }
 }
