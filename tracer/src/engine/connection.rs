@@ -404,7 +404,10 @@ impl Connection {
     /// Forgets what a minisocket remembers for a moment only, once that is over.
     pub fn rest_at(&mut self, now: Timestamp) -> Rest {
         let decided = self.verdict().is_some() || self.is(Bit::MinisocketOnly);
-        if self.is_open() || !decided {
+        // A packed one is found by its cookie and its addresses alone. A listener has no minisocket
+        // and a child with one has its cookie: what claims otherwise came out of lost events.
+        let is_found_otherwise = self.role == Role::Listener || self.address().is_some();
+        if self.is_open() || !decided || is_found_otherwise {
             return Rest::No;
         }
         match self.minisocket_mut() {

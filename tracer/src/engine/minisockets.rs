@@ -479,6 +479,9 @@ impl Engine {
             .and_then(|from| connection.timeline.current(from))
             .map(|since| entry.at.since(since));
         let only = connection.is(Bit::MinisocketOnly);
+        if !only {
+            self.totals.count_entry(entry.from);
+        }
         let seen = entry.precision == EntryPrecision::Exact || !only;
         if transitions
             && seen

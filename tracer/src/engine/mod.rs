@@ -26,6 +26,7 @@ mod alike;
 mod arena;
 mod calls;
 mod close;
+mod connecting;
 mod connection;
 mod ended;
 mod finished;
@@ -52,8 +53,6 @@ mod totals;
 
 use std::collections::VecDeque;
 
-use foldhash::fast::RandomState;
-use hashbrown::HashMap;
 use tracer_common::event::flags;
 use tracer_common::tcp::TcpState;
 
@@ -62,6 +61,7 @@ use crate::record::{Call, Incomplete, Process, Record, Source, TransitionRow};
 use crate::stream::{Body, Event, Inventory, Sweep, Task};
 use crate::time::Timestamp;
 
+use connecting::Connecting;
 use connection::{Bit, Connection};
 use ended::{Ended, Memory};
 use finished::Stage;
@@ -72,7 +72,7 @@ use timers::{Timer, Timers};
 use timewait::{Jiffies, Minisocket};
 
 pub use ahead::EVENTS_AHEAD;
-pub use totals::{EndedBy, Totals};
+pub use totals::{EndedBy, EnteredFrom, Totals};
 
 /// What the engine must know of the host and of its probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,8 +134,7 @@ pub struct Engine {
     table: Table,
     timers: Timers,
     ended: Memory,
-    /// The connection that each thread is connecting.
-    connecting: HashMap<u32, Id, RandomState>,
+    connecting: Connecting,
     /// What each processor showed last.
     processors: Vec<Processor>,
     losses: Losses,
@@ -156,7 +155,7 @@ impl Engine {
             table: Table::new(jiffies, config.holdings),
             timers: Timers::new(),
             ended: Memory::new(),
-            connecting: HashMap::default(),
+            connecting: Connecting::new(),
             processors: Vec::new(),
             losses: Losses::default(),
             search: Search::default(),

@@ -1,6 +1,6 @@
 use tracer_common::tcp::TcpState;
 
-use super::super::connection::Bit;
+use super::super::connection::{Bit, Rest};
 use super::super::lexicon::Lexicon;
 use super::super::timewait::{Jiffies, Sign};
 use super::*;
@@ -211,4 +211,22 @@ fn the_longest_fits() {
     numbers.head(&mut longest);
     numbers.body(&mut longest, has);
     assert!(longest.0.at + 8 <= MOST, "{}", longest.0.at);
+}
+
+#[test]
+fn only_what_cookie_and_addresses_find_may_be_put_to_rest() {
+    let mut random = fastrand::Rng::with_seed(9);
+    let mut lexicon = Lexicon::default();
+    let now = Timestamp(u64::MAX);
+    let rests = |connection: &mut Connection| connection.rest_at(now) == Rest::Now;
+    let mut found = std::iter::repeat_with(|| any_connection(&mut random, &mut lexicon));
+    let mut connection = found
+        .find_map(|mut any| rests(&mut any).then_some(any))
+        .unwrap();
+    let role = std::mem::replace(&mut connection.role, Role::Listener);
+    assert!(!rests(&mut connection), "a listener");
+    connection.role = role;
+    assert!(rests(&mut connection));
+    connection.set(Bit::Unnamed);
+    assert!(!rests(&mut connection), "a child without a cookie");
 }

@@ -127,7 +127,7 @@ impl Engine {
     pub(super) fn connecting_candidate(&self, id: Id, tid: u32) -> Option<Id> {
         let flow = self.table.connection(id)?.flow;
         let netns = self.table.connection(id)?.netns_cookie;
-        let candidate = *self.connecting.get(&tid)?;
+        let candidate = self.connecting.of(tid)?;
         let connection = self.table.connection(candidate)?;
         let (local, peer) = (connection.flow.local, connection.flow.peer);
         let fits = connection.netns_cookie == netns

@@ -177,7 +177,7 @@ impl Engine {
         match (task.from, task.to) {
             (Close, SynSent) => {
                 self.table.set_opener(id, &exactly(task));
-                self.connecting.insert(task.tid, id);
+                self.connecting.begin(task.tid, id);
             }
             (Close, Listen) => self.table.set_opener(id, &exactly(task)),
             (Established | SynRecv, FinWait1) | (CloseWait, LastAck) => {
@@ -314,10 +314,8 @@ impl Engine {
     pub(super) fn forget_connecting(&mut self, id: Id) {
         let connection = self.table.connection(id);
         let client = connection.filter(|connection| connection.role == Role::Client);
-        if let Some(tid) = client.and_then(|client| client.opener.tid())
-            && self.connecting.get(&tid) == Some(&id)
-        {
-            self.connecting.remove(&tid);
+        if let Some(tid) = client.and_then(|client| client.opener.tid()) {
+            self.connecting.end(tid, id);
         }
     }
 }

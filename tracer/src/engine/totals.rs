@@ -1,5 +1,7 @@
 //! What the engine counts.
 
+use tracer_common::tcp::TcpState;
+
 use crate::record::{CloseKind, IncompleteSet, Role, TimeWaitExit};
 
 /// Totals since the start, and what there is now.
@@ -44,6 +46,8 @@ pub struct Totals {
     pub minisockets_killed: u64,
     /// Minisockets whose end was due and not seen.
     pub minisockets_overdue: u64,
+    /// From where TIME_WAITs were entered, of connections whose minisocket was seen to begin.
+    pub entered_from: EnteredFrom,
     /// How TIME_WAITs ended.
     pub ended_by: EndedBy,
     /// Events that a second program showed again.
@@ -58,6 +62,27 @@ pub struct Totals {
     pub incomplete_records: u64,
     /// Verdicts that are not complete.
     pub incomplete_closes: u64,
+}
+
+/// Entries of TIME_WAIT by the state before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EnteredFrom {
+    /// The peer's FIN came after our FIN had been acknowledged.
+    pub fin_wait2: u64,
+    /// The FINs crossed.
+    pub closing: u64,
+    /// One segment brought the acknowledgement and the peer's FIN.
+    pub fin_wait1: u64,
+    /// Not known.
+    pub unknown: u64,
+}
+
+impl EnteredFrom {
+    /// All of them.
+    #[must_use]
+    pub const fn all(&self) -> u64 {
+        self.fin_wait2 + self.closing + self.fin_wait1 + self.unknown
+    }
 }
 
 /// Ends of TIME_WAIT by how.
@@ -105,6 +130,16 @@ impl Totals {
         }
     }
 
+    pub(super) fn count_entry(&mut self, from: Option<TcpState>) {
+        let entered = &mut self.entered_from;
+        *match from {
+            Some(TcpState::FinWait2) => &mut entered.fin_wait2,
+            Some(TcpState::Closing) => &mut entered.closing,
+            Some(TcpState::FinWait1) => &mut entered.fin_wait1,
+            _ => &mut entered.unknown,
+        } += 1;
+    }
+
     pub(super) fn count_verdict(&mut self, kind: CloseKind, incomplete: IncompleteSet) {
         self.closed_by_kind[kind as usize] += 1;
         self.unknown_closes += u64::from(kind == CloseKind::Unknown);
@@ -129,7 +164,8 @@ impl Totals {
     }
 
     /// Connections in the table.
-    pub(super) fn tracked(&self) -> u64 {
+    #[must_use]
+    pub const fn tracked(&self) -> u64 {
         (self.opened + self.found_open + self.minisockets_found).saturating_sub(self.ended)
     }
 
