@@ -164,6 +164,7 @@ pub fn burst(size: Size) {
     let (mut speeds, mut rounds) = (vec![], vec![]);
     for _ in 0..size.rounds {
         let (mut traffic, mut subject) = all_waiting(size);
+        subject.reach(traffic.now(), &mut Untimed);
         let mut spent = 0;
         while let Some(batch) = traffic.end_all() {
             let before = processor_time();
@@ -176,6 +177,8 @@ pub fn burst(size: Size) {
 
         let (mut traffic, mut subject) = all_waiting(size);
         let mut calls = Calls::new();
+        // As the reader does that has drained the ring.
+        subject.reach(traffic.now(), &mut calls);
         while let Some(batch) = traffic.end_all() {
             subject.take(batch, traffic.now(), &mut calls);
         }
