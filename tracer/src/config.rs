@@ -12,6 +12,7 @@ use crate::filter::{Comm, Filter};
 use crate::output::Format;
 use crate::probes::Dispensable;
 
+pub mod agent;
 pub(crate) mod netns;
 
 pub use netns::NetnsError;
