@@ -26,7 +26,7 @@ pub struct AgentArgs {
     pub check_config: bool,
     /// Where to serve /metrics and /healthz; off: nowhere.
     ///
-    /// An address with its port, such as 127.0.0.1:9435 or [::]:9435.
+    /// An address with its port, such as 127.0.0.1:9435, or 0.0.0.0:9435 for other hosts too.
     #[arg(long, value_name = "ADDRESS|off", env = "TRACER_LISTEN")]
     pub listen: Option<Listen>,
     /// Size of the kernel's ring buffer.

@@ -56,7 +56,7 @@ pub struct AgentConfig {
 
 /// `[trace]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a section, as [trace]")]
+#[serde(default, deny_unknown_fields)]
 pub struct Trace {
     /// Size of the ring buffer.
     pub buffer: BufferSize,
@@ -82,7 +82,7 @@ impl Default for Trace {
 
 /// `[http]`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a section, as [http]")]
+#[serde(default, deny_unknown_fields)]
 pub struct Http {
     /// Where /metrics and /healthz are served.
     pub listen: Listen,
@@ -90,7 +90,7 @@ pub struct Http {
 
 /// `[metrics]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a section, as [metrics]")]
+#[serde(default, deny_unknown_fields)]
 pub struct Metrics {
     /// How many of the busiest destinations have series of their own; the rest is "other".
     #[serde(deserialize_with = "whole::<0, 1_000, _>")]
@@ -111,7 +111,7 @@ impl Default for Metrics {
 
 /// `[health]`.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a section, as [health]")]
+#[serde(default, deny_unknown_fields)]
 pub struct Health {
     /// The share of a minute's events whose loss /healthz still calls healthy.
     pub losses: Share,
@@ -127,7 +127,7 @@ impl Default for Health {
 
 /// `[diagnose]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a section, as [diagnose]")]
+#[serde(default, deny_unknown_fields)]
 pub struct Diagnose {
     /// Whether findings are looked for.
     pub enabled: bool,

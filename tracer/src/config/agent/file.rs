@@ -6,7 +6,9 @@ use bytesize::ByteSize;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use super::values::{CollectorUrl, Directory, FileSize, Headers, HostName, Interval, Share, whole};
+use super::values::{
+    CollectorUrl, Directory, FileSize, Headers, HostName, Interval, Share, section, whole,
+};
 use super::{
     AgentConfig, AgentConfigError, Diagnose, Health, History, Host, Http, Logs, Metrics, Otlp,
     Trace,
@@ -17,16 +19,23 @@ use crate::record::CloseKind;
 
 /// All sections.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "sections")]
+#[serde(default, deny_unknown_fields)]
 pub(super) struct File {
+    #[serde(deserialize_with = "section")]
     trace: Trace,
+    #[serde(deserialize_with = "section")]
     http: Http,
+    #[serde(deserialize_with = "section")]
     metrics: Metrics,
+    #[serde(deserialize_with = "section")]
     health: Health,
+    #[serde(deserialize_with = "section")]
     diagnose: Diagnose,
     #[serde(deserialize_with = "consistent_history")]
     history: HistorySection,
+    #[serde(deserialize_with = "section")]
     otlp: OtlpSection,
+    #[serde(deserialize_with = "section")]
     host: HostSection,
 }
 
@@ -79,7 +88,7 @@ impl File {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a section, as [history]")]
+#[serde(default, deny_unknown_fields)]
 struct HistorySection {
     directory: Option<Directory>,
     roll_size: FileSize,
@@ -119,7 +128,7 @@ impl HistorySection {
 fn consistent_history<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<HistorySection, D::Error> {
-    let history = HistorySection::deserialize(deserializer)?;
+    let history: HistorySection = section(deserializer)?;
     let (FileSize(file), FileSize(all)) = (history.roll_size, history.keep_size);
     if all < file {
         return Err(D::Error::custom(format_args!(
@@ -138,7 +147,7 @@ fn consistent_history<'de, D: Deserializer<'de>>(
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a section, as [otlp]")]
+#[serde(default, deny_unknown_fields)]
 struct OtlpSection {
     endpoint: Option<CollectorUrl>,
     interval: Interval,
@@ -146,6 +155,7 @@ struct OtlpSection {
     #[serde(deserialize_with = "whole::<1, 1_000_000, _>")]
     queue: usize,
     headers: Headers,
+    #[serde(deserialize_with = "section")]
     logs: LogsSection,
 }
 
@@ -187,7 +197,7 @@ impl OtlpSection {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a section, as [otlp.logs]")]
+#[serde(default, deny_unknown_fields)]
 struct LogsSection {
     enabled: bool,
     kinds: Vec<CloseKind>,
@@ -205,7 +215,7 @@ impl Default for LogsSection {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a section, as [host]")]
+#[serde(default, deny_unknown_fields)]
 struct HostSection {
     name: Option<HostName>,
 }

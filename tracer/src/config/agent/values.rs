@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
@@ -319,6 +320,27 @@ impl FromStr for Value {
         value.set_sensitive(true);
         Ok(Self(value))
     }
+}
+
+/// A section by its keys alone: a struct would be taken from an array, too.
+pub(super) fn section<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    struct Section<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Section<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a section: its name once in [brackets], and its keys beneath")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, keys: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(keys))
+        }
+    }
+
+    deserializer.deserialize_map(Section(PhantomData))
 }
 
 /// A whole number from `LEAST` to `MOST`.

@@ -1,5 +1,7 @@
 //! Every kind of mistake, and what is said of it.
 
+use proptest::{prop_assert, prop_assert_eq, proptest};
+
 use super::*;
 
 #[test]
@@ -85,7 +87,18 @@ fn a_value_of_the_wrong_type_is_told_with_the_right_one() {
     for (text, told) in [
         (
             "trace = 5",
-            "invalid type: integer `5`, expected a section, as [trace]",
+            "invalid type: integer `5`, expected a section: its name once in [brackets], and its \
+             keys beneath",
+        ),
+        (
+            "[[otlp.logs]]\nenabled = true",
+            "invalid type: sequence, expected a section: its name once in [brackets], and its keys \
+             beneath",
+        ),
+        (
+            "history = []",
+            "invalid type: sequence, expected a section: its name once in [brackets], and its keys \
+             beneath",
         ),
         (
             "[trace]\nbuffer = 33554432",
@@ -247,4 +260,17 @@ fn what_is_kept_holds_one_file_at_least() {
         "keep, 10s, is less than roll_after, 11s: not one file could be kept"
     );
     assert!(parse("[history]\nkeep = \"10s\"\nroll_after = \"10s\"").is_ok());
+}
+
+proptest! {
+    #[test]
+    fn whatever_the_text_a_mistake_has_a_place_in_it(
+        text in r#"(\[trace\]|calls|buffer|=|"3MiB"|"|\[|\]|ü|\n|\r\n|\t| |#|\PC){0,20}"#,
+    ) {
+        if let Err(AgentConfigError::Mistake(mistake)) = parse(&text) {
+            let line = text.split('\n').nth(mistake.line - 1).expect("a line of the text");
+            prop_assert!(mistake.column <= line.chars().count() + 1, "{}", mistake);
+            prop_assert_eq!(mistake.to_string().lines().count(), 4);
+        }
+    }
 }
