@@ -6,13 +6,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http::HeaderMap;
 use serde::Deserialize;
 
 use crate::cli::AgentArgs;
 use crate::config::BufferSize;
 use crate::probes::Dispensable;
-use crate::record::CloseKind;
 
 use file::File;
 use values::whole;
@@ -24,9 +22,7 @@ mod tests;
 mod values;
 
 pub use mistake::{AgentConfigError, Mistake};
-pub use values::{
-    CollectorUrl, Directory, InvalidCollectorUrl, InvalidDirectory, InvalidListen, Listen, Share,
-};
+pub use values::{Directory, InvalidDirectory, InvalidListen, Listen, Share};
 
 /// Where the file is looked for when nobody names one.
 const STANDARD_FILE: &str = "/etc/tracer/tracer.toml";
@@ -44,18 +40,14 @@ pub struct AgentConfig {
     pub metrics: Metrics,
     /// When to call oneself unhealthy.
     pub health: Health,
-    /// Whether rules are asked.
-    pub diagnose: Diagnose,
     /// The Parquet files; `None`: none are written.
     pub history: Option<History>,
-    /// The OpenTelemetry collector; `None`: nothing is sent.
-    pub otlp: Option<Otlp>,
-    /// What this host is called.
+    /// What this host is called in the history.
     pub host: Host,
 }
 
 /// `[trace]`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Trace {
     /// Size of the ring buffer.
@@ -64,20 +56,6 @@ pub struct Trace {
     pub without: Vec<Dispensable>,
     /// Whether failed system calls are told.
     pub calls: bool,
-    /// The most connections that are followed at once; beyond it the oldest are let go and counted.
-    #[serde(deserialize_with = "whole::<1_000, 100_000_000, _>")]
-    pub connections: usize,
-}
-
-impl Default for Trace {
-    fn default() -> Self {
-        Self {
-            buffer: BufferSize::default(),
-            without: Vec::new(),
-            calls: false,
-            connections: 1_000_000,
-        }
-    }
 }
 
 /// `[http]`.
@@ -125,20 +103,6 @@ impl Default for Health {
     }
 }
 
-/// `[diagnose]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Diagnose {
-    /// Whether findings are looked for.
-    pub enabled: bool,
-}
-
-impl Default for Diagnose {
-    fn default() -> Self {
-        Self { enabled: true }
-    }
-}
-
 /// `[history]`, with a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct History {
@@ -152,32 +116,6 @@ pub struct History {
     pub keep: Duration,
     /// Bytes of all files together, no less than `roll_size`; beyond it the oldest are deleted.
     pub keep_size: u64,
-}
-
-/// `[otlp]`, with an endpoint.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Otlp {
-    /// The collector's base, which /v1/metrics and /v1/logs are put behind.
-    pub endpoint: CollectorUrl,
-    /// How often metrics are sent; a second or more.
-    pub interval: Duration,
-    /// How long the collector may take to answer; a second or more.
-    pub timeout: Duration,
-    /// The most log records that wait to be sent; what comes on top is dropped and counted.
-    pub queue: usize,
-    /// Sent with every request. The values are marked sensitive and do not show in `Debug`.
-    pub headers: HeaderMap,
-    /// Closes as log records; `None`: none are sent.
-    pub logs: Option<Logs>,
-}
-
-/// `[otlp.logs]`, enabled.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Logs {
-    /// Closes of these kinds alone; empty: of all kinds.
-    pub kinds: Vec<CloseKind>,
-    /// The share of them that is sent.
-    pub sample: Share,
 }
 
 /// `[host]`.
@@ -209,7 +147,7 @@ impl AgentConfig {
     /// Where something in it is wrong.
     pub fn parse(text: &str, file: &Path, args: &AgentArgs) -> Result<Self, AgentConfigError> {
         let parsed = File::parse(text).map_err(|error| Mistake::new(file, text, &error))?;
-        let config = parsed.overridden_by(args).into_config()?;
+        let config = parsed.overridden_by(args).into_config();
         Ok(Self {
             file: Some(file.to_owned()),
             ..config
@@ -221,7 +159,7 @@ impl AgentConfig {
         match fs::read_to_string(path) {
             Ok(text) => Self::parse(&text, path, args),
             Err(error) if error.kind() == io::ErrorKind::NotFound && args.config.is_none() => {
-                File::default().overridden_by(args).into_config()
+                Ok(File::default().overridden_by(args).into_config())
             }
             Err(source) => Err(AgentConfigError::Unreadable {
                 path: path.to_owned(),
@@ -239,7 +177,6 @@ impl AgentConfig {
             ("trace.buffer", old.buffer != fresh.buffer),
             ("trace.without", old.without != fresh.without),
             ("trace.calls", old.calls != fresh.calls),
-            ("trace.connections", old.connections != fresh.connections),
             ("http.listen", self.http != new.http),
             ("host.name", self.host != new.host),
         ]
