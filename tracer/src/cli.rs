@@ -11,6 +11,10 @@ use crate::filter::{CgroupPath, Network};
 use crate::probes::{Dispensable, Indispensable};
 use crate::record::{CloseKind, UnknownName};
 
+mod agent;
+
+pub use agent::AgentArgs;
+
 /// How TCP connections end on this host, measured.
 ///
 /// tracer watches the kernel close TCP connections: who closed first, how, and how long the kernel
@@ -44,6 +48,12 @@ pub enum Command {
     /// network namespace, source address, destination address and port.
     #[command(after_help = PORTS_EXAMPLES)]
     Ports(PortsArgs),
+    /// Run as a daemon: metrics, health and history.
+    ///
+    /// Flags stand above TRACER_* variables, these above the file, and the file above the defaults.
+    /// On SIGHUP it takes the file in anew.
+    #[command(after_help = agent::EXAMPLES)]
+    Agent(AgentArgs),
     /// Tell what this host supports: kernel, BTF, probes, capabilities.
     #[command(after_help = CHECK_EXIT)]
     Check(CheckArgs),

@@ -4,6 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use jiff::SpanRelativeTo;
 use jiff::fmt::friendly::SpanParser;
 
 use crate::cli::{CheckArgs, DiagnoseArgs, FilterArgs, PortsArgs, RouteFilterArgs, WatchArgs};
@@ -11,6 +12,7 @@ use crate::filter::{Comm, Filter};
 use crate::output::Format;
 use crate::probes::Dispensable;
 
+pub mod agent;
 pub(crate) mod netns;
 
 pub use netns::NetnsError;
@@ -199,7 +201,7 @@ const fn format(json: bool) -> Format {
     if json { Format::Json } else { Format::Table }
 }
 
-/// A length of time above 0, as in `10s`, `500ms`, `1h30m`.
+/// A length of time above 0, as in `10s`, `500ms`, `1h30m`, `7d`. A day is 24 hours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span(pub Duration);
 
@@ -212,8 +214,12 @@ impl FromStr for Span {
     type Err = InvalidSpan;
 
     fn from_str(text: &str) -> Result<Self, InvalidSpan> {
-        match SpanParser::new().parse_unsigned_duration(text) {
-            Ok(duration) if !duration.is_zero() => Ok(Self(duration)),
+        let span = SpanParser::new()
+            .parse_span(text)
+            .map_err(|_| InvalidSpan)?;
+        let duration = span.to_duration(SpanRelativeTo::days_are_24_hours());
+        match duration.map(Duration::try_from) {
+            Ok(Ok(duration)) if !duration.is_zero() => Ok(Self(duration)),
             _ => Err(InvalidSpan),
         }
     }
@@ -232,6 +238,12 @@ impl BufferSize {
     #[must_use]
     pub const fn bytes(self) -> u32 {
         self.0
+    }
+}
+
+impl Default for BufferSize {
+    fn default() -> Self {
+        Self(32 << 20)
     }
 }
 
@@ -285,7 +297,9 @@ mod tests {
         assert_eq!(seconds("500ms"), Ok(0.5));
         assert_eq!(seconds("2m"), Ok(120.0));
         assert_eq!(seconds("1h30m"), Ok(5400.0));
-        for text in ["", "10", "0s", "-3s", "3s ago", "soon"] {
+        assert_eq!(seconds("7d"), Ok(604_800.0));
+        assert_eq!(seconds("1w 1d"), Ok(691_200.0));
+        for text in ["", "10", "0s", "-3s", "3s ago", "soon", "1mo", "1y"] {
             assert_eq!(seconds(text), Err(InvalidSpan), "{text}");
         }
     }

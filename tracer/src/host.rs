@@ -9,15 +9,21 @@ use crate::stream::{Meta, ProbeReport};
 #[must_use]
 pub fn meta(probes: &[ProbeReport]) -> Meta {
     Meta {
-        host: rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .into_owned(),
+        host: node_name(),
         boot_id: line("/proc/sys/kernel/random/boot_id").unwrap_or_default(),
         kernel: kernel(),
         hz: clock::hz(),
         probes: probes.to_vec(),
     }
+}
+
+/// `uname -n`.
+#[must_use]
+pub fn node_name() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// `uname -r`.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use bytes::BytesMut;
 use clap::Parser as _;
 use tracer::cli::{self, Cli, Command};
+use tracer::config::agent::AgentConfig;
 use tracer::config::{CheckConfig, DiagnoseConfig, PortsConfig, WatchConfig};
 use tracer::output::Terminal;
 use tracer::output::diagnosis::{self, Style};
@@ -64,6 +65,23 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             report.write(config.format, &terminal, config.all, &mut out);
             print(&out)?;
             Ok(ExitCode::SUCCESS)
+        }
+        Command::Agent(args) => {
+            if args.print_config {
+                print(AgentConfig::TEMPLATE.as_bytes())?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            let config = AgentConfig::load(&args)?;
+            if args.check_config {
+                let said = match &config.file {
+                    Some(file) => format!("{} is right\n", file.display()),
+                    None => "there is no configuration file; the defaults hold\n".to_owned(),
+                };
+                print(said.as_bytes())?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            // TO BE REPLACED by `tracer::daemon::run(config)`.
+            anyhow::bail!("the daemon is not built yet")
         }
         Command::Check(args) => {
             let config = CheckConfig::from(args);

@@ -2,12 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::process::Command as Process;
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command as Process, Output};
 use std::time::Duration;
 
 use clap::{ColorChoice, CommandFactory, Parser};
 use clap_complete::Shell;
-use tracer::cli::{self, CheckArgs, Cli, Command, WatchArgs};
+use tracer::cli::{self, AgentArgs, CheckArgs, Cli, Command, WatchArgs};
+use tracer::config::agent::{AgentConfig, Listen};
 use tracer::config::{CheckConfig, PortsConfig, WatchConfig};
 use tracer::output::Format;
 use tracer::record::CloseKind;
@@ -29,6 +33,23 @@ fn check(words: &str) -> CheckArgs {
         Command::Check(args) => args,
         command => panic!("not a check: {command:?}"),
     }
+}
+
+fn agent(words: &str) -> AgentArgs {
+    match parse(&format!("agent {words}")).unwrap() {
+        Command::Agent(args) => args,
+        command => panic!("not an agent: {command:?}"),
+    }
+}
+
+/// The program itself, without variables of its own.
+fn run(words: &str) -> Output {
+    let mut program = Process::new(env!("CARGO_BIN_EXE_tracer"));
+    let ours = env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"TRACER_"));
+    for (name, _) in ours {
+        program.env_remove(name);
+    }
+    program.args(words.split_whitespace()).output().unwrap()
 }
 
 fn help(command: &str) -> String {
@@ -67,6 +88,11 @@ fn the_help_of_watch() {
 }
 
 #[test]
+fn the_help_of_agent() {
+    insta::assert_snapshot!(help("agent"));
+}
+
+#[test]
 fn the_help_of_check() {
     insta::assert_snapshot!(help("check"));
 }
@@ -92,13 +118,18 @@ fn the_manual_page_of_watch() {
 }
 
 #[test]
+fn the_manual_page_of_agent() {
+    insta::assert_snapshot!(man(Some("agent")));
+}
+
+#[test]
 fn there_is_no_manual_page_of_what_is_no_command() {
     let error = cli::man(Some("fly"), &mut Vec::new()).unwrap_err();
     assert_eq!(error.to_string(), "there is no command \"fly\"");
 }
 
 #[test]
-fn every_shell_completes_the_kinds() {
+fn every_shell_completes_the_kinds_and_what_the_agent_takes() {
     for shell in [Shell::Bash, Shell::Fish, Shell::Zsh] {
         let mut script = Vec::new();
         cli::completions(shell, &mut script);
@@ -106,6 +137,7 @@ fn every_shell_completes_the_kinds() {
         for kind in CloseKind::ALL {
             assert!(script.contains(kind.name()), "{shell}: {kind}");
         }
+        assert!(script.contains("check-config"), "{shell}");
     }
 }
 
@@ -113,10 +145,12 @@ fn every_shell_completes_the_kinds() {
 fn every_flag_has_an_environment_variable() {
     let mut root = Cli::command();
     root.build();
-    for command in ["watch", "ports", "check"] {
+    // What is done once in place of running is no setting.
+    let settings = |long: &&str| !["help", "print-config", "check-config"].contains(long);
+    for command in ["watch", "ports", "agent", "check"] {
         let command = root.find_subcommand(command).unwrap();
         for flag in command.get_arguments().filter_map(|argument| {
-            let long = argument.get_long().filter(|long| *long != "help")?;
+            let long = argument.get_long().filter(settings)?;
             Some((long, argument.get_env()))
         }) {
             let expected = format!("TRACER_{}", flag.0.to_uppercase());
@@ -184,6 +218,110 @@ fn ports_with_all_flags() {
 }
 
 #[test]
+fn what_the_agent_is_not_told_is_left_to_the_file() {
+    let plain = agent("");
+    assert_eq!(
+        (plain.config, plain.listen, plain.buffer),
+        (None, None, None)
+    );
+    assert_eq!((plain.without, plain.calls), (None, None));
+    assert_eq!(plain.history, None);
+    assert!(!plain.print_config && !plain.check_config);
+    assert_eq!(agent("--calls").calls, Some(true));
+    assert_eq!(agent("--calls=false").calls, Some(false));
+    assert_eq!(agent("--listen off").listen, Some(Listen::Off));
+    let full = agent(
+        "--config /a.toml --buffer 1MiB --without schedule,free_segment --history /h \
+         --check-config",
+    );
+    assert_eq!(full.config, Some("/a.toml".into()));
+    assert_eq!(full.buffer.unwrap().bytes(), 1 << 20);
+    assert_eq!(full.without.unwrap().len(), 2);
+    assert_eq!(full.history.map(PathBuf::from), Some("/h".into()));
+    assert!(full.check_config);
+}
+
+#[test]
+fn of_the_agents_configuration_flags_are_first_then_variables_then_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("agent.toml");
+    fs::write(
+        &file,
+        "[http]\nlisten = \"127.0.0.1:1\"\n[trace]\nbuffer = \"1MiB\"\ncalls = true\n\
+         without = [\"schedule\"]",
+    )
+    .unwrap();
+    // In a process of its own, since the environment is the whole process's.
+    const INNER: &str = "TRACER_TEST_INNER";
+    if env::var_os(INNER).is_none() {
+        let status = Process::new(env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "of_the_agents_configuration_flags_are_first_then_variables_then_the_file",
+            ])
+            .env(INNER, "1")
+            .env("TRACER_CONFIG", &file)
+            .env("TRACER_LISTEN", "127.0.0.1:2")
+            .env("TRACER_BUFFER", "2MiB")
+            .env("TRACER_CALLS", "no")
+            .output()
+            .unwrap();
+        assert!(status.status.success(), "{status:?}");
+        return;
+    }
+    let config = AgentConfig::load(&agent("--listen 127.0.0.1:3")).unwrap();
+    assert_eq!(config.http.listen.address().unwrap().port(), 3, "the flag");
+    assert_eq!(config.trace.buffer.bytes(), 2 << 20, "the variable");
+    assert!(
+        !config.trace.calls,
+        "the variable takes back what the file says"
+    );
+    assert_eq!(config.trace.without.len(), 1, "the file");
+    assert_eq!(config.metrics.series, 2_000, "the default");
+}
+
+#[test]
+fn the_configuration_that_is_printed_is_one_that_is_right() {
+    let printed = run("agent --print-config");
+    assert!(printed.status.success(), "{printed:?}");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("agent.toml");
+    fs::write(&file, &printed.stdout).unwrap();
+    let checked = run(&format!("agent --check-config --config {}", file.display()));
+    assert!(checked.status.success(), "{checked:?}");
+    let said = String::from_utf8(checked.stdout).unwrap();
+    assert_eq!(said, format!("{} is right\n", file.display()));
+}
+
+#[test]
+fn a_configuration_that_is_wrong_is_told_with_its_place_and_exits_2() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("agent.toml");
+    let words = format!("agent --check-config --config {}", file.display());
+    let told = || {
+        let output = run(&words);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(output.stdout.is_empty(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert_eq!(
+        told(),
+        format!(
+            "tracer: failed to read {}: No such file or directory (os error 2)\n",
+            file.display()
+        )
+    );
+    fs::write(&file, "[health]\nlosses = 2.5\n").unwrap();
+    assert_eq!(
+        told(),
+        format!(
+            "tracer: {}:2:10: 2.5 is not between 0 and 1\n  |\n2 | losses = 2.5\n  |          ^^^\n",
+            file.display()
+        )
+    );
+}
+
+#[test]
 fn check_measures_for_a_time_only_where_the_cost_is_asked_for() {
     let cost = |words| CheckConfig::from(check(words)).cost;
     assert_eq!(cost(""), None);
@@ -223,6 +361,19 @@ fn a_wrong_command_line_is_told_in_one_line_and_exits_2() {
             "'set_state' for '--without <PROBE>': nothing can be traced without it",
         ),
         ("watch --colour always", "unexpected argument '--colour'"),
+        (
+            "agent --listen localhost",
+            "expected an address with its port, such as 127.0.0.1:9435",
+        ),
+        ("agent --calls=some", "value was not a boolean"),
+        (
+            "agent --history here",
+            "expected an absolute path, such as /var/lib/tracer",
+        ),
+        (
+            "agent --print-config --check-config",
+            "cannot be used with '--check-config'",
+        ),
         ("ports --kind active", "unexpected argument '--kind'"),
         ("ports --peer 10.0.0.0/33", "expected an address (10.0.0.9"),
         ("observe", "unrecognized subcommand 'observe'"),
@@ -252,8 +403,8 @@ fn a_namespace_that_is_not_there_is_told_with_where_it_was_looked_for() {
 fn the_environment_stands_in_for_flags() {
     // In a process of its own, since the environment is the whole process's.
     const INNER: &str = "TRACER_TEST_INNER";
-    if std::env::var_os(INNER).is_none() {
-        let status = Process::new(std::env::current_exe().unwrap())
+    if env::var_os(INNER).is_none() {
+        let status = Process::new(env::current_exe().unwrap())
             .args(["--exact", "the_environment_stands_in_for_flags"])
             .env(INNER, "1")
             .env("TRACER_JSON", "1")

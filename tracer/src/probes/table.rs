@@ -220,7 +220,7 @@ pub enum Indispensable {
     #[error("nothing can be traced without it")]
     Required,
     /// There is none of that name.
-    #[error("there is no such probe")]
+    #[error("there is no such probe; the probes are {}", Dispensable::names().collect::<Vec<_>>().join(", "))]
     Unknown,
 }
 
