@@ -22,8 +22,10 @@ use super::schema::{self, COLUMNS, Values};
 use crate::time::Timestamp;
 
 /// Rows of a row group, and the bytes of it that wait in memory: whichever is reached first.
-const GROUP_ROWS: usize = 128 << 10;
+const GROUP_ROWS: usize = 64 << 10;
 const GROUP_MEMORY: usize = 16 << 20;
+/// Rows of a page: every column keeps one in memory, and what compresses it grows with it.
+const PAGE_ROWS: usize = 8 << 10;
 
 /// A step failed, on a file or directory.
 #[derive(Debug, thiserror::Error)]
@@ -204,6 +206,7 @@ pub(super) fn properties(settings: &Settings) -> WriterProperties {
         ]))
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_data_page_row_count_limit(PAGE_ROWS)
         .set_max_row_group_row_count(Some(GROUP_ROWS));
     for column in &COLUMNS {
         let path = ColumnPath::from(column.name);

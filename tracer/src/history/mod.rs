@@ -14,9 +14,10 @@
 //!
 //! A file is under way for [`Settings::roll_after`] or [`Settings::roll_bytes`], under a name that
 //! no engine reads. It is synced before it takes its name: what can be seen is whole. A process that
-//! is killed loses the rows of the file under way, and those that still wait: by default those of
-//! the last 5 minutes, or fewer where they make 64 MiB (some 750,000 rows). What it leaves over the
-//! next one removes.
+//! is killed (`kill -9`, a power cut) loses the rows of the file under way, and those that still
+//! wait: by default those of the last 5 minutes and a second at most, or, above some 4,000 rows a
+//! second, the last 64 MiB, which is about 1.2 million rows of 55 bytes. What it leaves over the next
+//! one removes.
 //!
 //! Where files cannot be written (the disk is full), rows are dropped and counted, and a new file is
 //! tried after some seconds. Nobody is kept waiting.
@@ -47,7 +48,9 @@ pub use writer::History;
 pub struct Settings {
     /// The files' directory; it is made where it is not there.
     pub directory: PathBuf,
-    /// The host's name: the value of the partition `host`.
+    /// The host's name: the value of the partition `host`. What is no letter, digit, `-`, `_` or
+    /// `.` stands as `%` and two digits in the path; DuckDB and Spark read that back, ClickHouse
+    /// shows it as it stands.
     pub host: String,
     /// The boot, as /proc/sys/kernel/random/boot_id has it; empty: not known.
     pub boot_id: String,
@@ -60,7 +63,7 @@ pub struct Settings {
     /// The oldest whole files in the directory are removed until they have no more bytes than this;
     /// `u64::MAX`: none.
     pub keep_bytes: u64,
-    /// Rows that may wait for the thread: half a KiB each, and their names.
+    /// Rows that may wait for the thread: 760 bytes each, and their names.
     pub queue_rows: usize,
 }
 

@@ -20,6 +20,7 @@ impl Row {
     /// The row of `record` as [`crate::consumer::Consumer::end`] or
     /// [`over`](crate::consumer::Consumer::over) tells it: one call a connection. Names are looked
     /// up now, since they are forgotten later.
+    #[inline]
     #[must_use]
     pub fn of(record: &Record, wall: WallOffset, names: &Names) -> Self {
         let (group, cgroup_source) = names.group_and_source(record);
