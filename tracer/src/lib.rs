@@ -34,6 +34,7 @@ pub mod fdinfo;
 pub mod filter;
 pub mod handler;
 pub mod heap;
+pub mod history;
 pub mod host;
 pub mod inventory;
 pub mod kallsyms;
