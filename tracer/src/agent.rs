@@ -10,6 +10,7 @@ use tokio::select;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::attribution::Resolver;
+use crate::config::agent::AgentConfig;
 use crate::config::{DiagnoseConfig, WatchConfig};
 use crate::consumer::Consumer;
 use crate::decode::{self, DecodeError};
@@ -23,10 +24,10 @@ use crate::pipeline::Pipeline;
 use crate::probes::{Probes, Settings, only_adds_precision};
 use crate::reader::{Batch, Reader};
 use crate::readings::Readings;
-use crate::sink::Sink;
+use crate::sink::{Outlet, Sink};
 use crate::stream::{Event, ProbeState, Skipped, StreamRecord, Sweep};
 use crate::time::Timestamp;
-use crate::{clock, heap, object};
+use crate::{clock, daemon, heap, object};
 
 /// How often the accounts and the wall's clock are read.
 const ACCOUNTS: Duration = Duration::from_secs(1);
@@ -61,6 +62,7 @@ pub async fn watch(config: WatchConfig) -> anyhow::Result<Option<Summary>> {
         // Rows of NDJSON come with lines of their own for it.
         tells_skips: config.format == Format::Table || config.summary,
         greeting: None,
+        is_daemon: false,
     };
     let outcome = trace(&plan, writer).await?;
     Ok(outcome.map(|(summary, _)| summary))
@@ -89,9 +91,35 @@ pub async fn diagnose(config: DiagnoseConfig) -> anyhow::Result<Option<Report>> 
             true => "watching until something is certain",
             false => "watching",
         }),
+        is_daemon: false,
     };
     let outcome = trace(&plan, watch).await?;
     Ok(outcome.map(|(_, watch)| watch.into_report()))
+}
+
+/// `tracer agent`: traces for `observer` until a signal asks for the end.
+///
+/// # Errors
+/// Where nothing can be traced.
+pub(crate) async fn observe<C: Consumer>(
+    config: &AgentConfig,
+    observer: C,
+) -> anyhow::Result<Option<Summary>> {
+    let plan = Plan {
+        settings: Settings {
+            without: &config.trace.without,
+            calls: config.trace.calls,
+            ..Settings::new(object::object(), config.trace.buffer.bytes())
+        },
+        filter: Filter::default(),
+        transitions: false,
+        duration: None,
+        tells_skips: true,
+        greeting: None,
+        is_daemon: true,
+    };
+    let outcome = trace(&plan, observer).await?;
+    Ok(outcome.map(|(summary, _)| summary))
 }
 
 /// What a run of the one loop is to do.
@@ -104,17 +132,26 @@ struct Plan<'a> {
     tells_skips: bool,
     /// What is said on stderr once the probes are attached.
     greeting: Option<&'static str>,
+    /// Nothing is written to stdout, SIGHUP asks for the configuration, and what it may do is less
+    /// once the probes are attached.
+    is_daemon: bool,
 }
 
 /// Traces for `consumer`, and gives it back with the account. `None`: stdout was closed.
 async fn trace<C: Consumer>(plan: &Plan<'_>, consumer: C) -> anyhow::Result<Option<(Summary, C)>> {
-    let mut signals = Signals::new().context("failed to listen for signals")?;
+    let mut signals = Signals::new(plan.is_daemon).context("failed to listen for signals")?;
     let (probes, ring) = Probes::attach(&plan.settings)?;
     // What was read of the kernel's types and symbols has been dropped by now.
     heap::give_back();
     tell_what_is_lost(&probes);
     let reader = Reader::new(ring).context("failed to map the ring buffer")?;
-    let sink = Sink::stdout().context("failed to start writing stdout")?;
+    let sink = match plan.is_daemon {
+        true => {
+            daemon::narrow().context("failed to drop capabilities")?;
+            Outlet::Nowhere
+        }
+        false => Outlet::Stdout(Sink::stdout().context("failed to start writing stdout")?),
+    };
     let started = clock::monotonic();
     let mut out = BytesMut::new();
     let pipeline = Pipeline::new(
@@ -235,7 +272,7 @@ struct Session<C> {
     skips_told: Option<Vec<Skipped>>,
     /// The events that are looked ahead at.
     events: Vec<Event>,
-    sink: Sink,
+    sink: Outlet,
     out: BytesMut,
 }
 
@@ -254,6 +291,7 @@ impl<C: Consumer> Session<C> {
                 signal = signals.next() => match signal {
                     Told::End => return Ok(Stopped::Asked),
                     Told::Resized => self.pipeline.resize(Terminal::stdout_size()),
+                    Told::Reload => self.pipeline.reload(),
                 },
                 () = self.sink.send(&mut self.out) => {}
             }
@@ -269,6 +307,7 @@ impl<C: Consumer> Session<C> {
                 signal = signals.next() => match signal {
                     Told::End => return Ok(Stopped::Asked),
                     Told::Resized => self.pipeline.resize(Terminal::stdout_size()),
+                    Told::Reload => self.pipeline.reload(),
                 },
                 () = self.sink.closed() => return Ok(Stopped::Unread),
                 () = self.inventories.next() => {}
@@ -442,11 +481,14 @@ struct Signals {
     interrupt: Signal,
     terminate: Signal,
     window: Signal,
+    hangup: Option<Signal>,
 }
 
 impl Signals {
-    fn new() -> io::Result<Self> {
+    /// `hangup`: whether SIGHUP asks for something; else it ends the process, as is usual.
+    fn new(hangup: bool) -> io::Result<Self> {
         Ok(Self {
+            hangup: hangup.then(|| signal(SignalKind::hangup())).transpose()?,
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             window: signal(SignalKind::window_change())?,
@@ -459,13 +501,14 @@ impl Signals {
             Some(()) = self.interrupt.recv() => Told::End,
             Some(()) = self.terminate.recv() => Told::End,
             Some(()) = self.window.recv() => Told::Resized,
+            Some(()) = next_of(&mut self.hangup) => Told::Reload,
             else => std::future::pending().await,
         }
     }
 
     /// Waits for one that asks for the end.
     async fn end(&mut self) {
-        while matches!(self.next().await, Told::Resized) {}
+        while !matches!(self.next().await, Told::End) {}
     }
 }
 
@@ -475,4 +518,14 @@ enum Told {
     End,
     /// The terminal has another size.
     Resized,
+    /// The configuration is to be read again.
+    Reload,
+}
+
+/// The next of a signal that is listened for. Cancel safe.
+async fn next_of(signal: &mut Option<Signal>) -> Option<()> {
+    match signal {
+        Some(signal) => signal.recv().await,
+        None => std::future::pending().await,
+    }
 }

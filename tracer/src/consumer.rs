@@ -2,11 +2,27 @@
 
 use bytes::BytesMut;
 
+use crate::engine::Totals;
 use crate::output::{Loss, Summary};
 use crate::record::holding::HoldingChange;
 use crate::record::{Call, Record, TransitionRow};
-use crate::stream::{Inventory, Meta, Name, NamespaceReading, Sweep};
+use crate::stream::{AccountReading, Inventory, Meta, Name, NamespaceReading, Sweep};
 use crate::time::{Timestamp, WallOffset};
+
+/// How the account stands at one time.
+#[derive(Clone, Copy, Debug)]
+pub struct Books<'a> {
+    /// The time.
+    pub now: Timestamp,
+    /// What the engine has counted.
+    pub totals: &'a Totals,
+    /// What the kernel side has counted.
+    pub reading: &'a AccountReading,
+    /// Events that arrived.
+    pub received: u64,
+    /// Events that no program was run for.
+    pub missed: u64,
+}
 
 /// The end of the pipeline. Text for stdout is appended to `out`; what a consumer does not want it
 /// leaves alone.
@@ -66,8 +82,11 @@ pub trait Consumer {
     /// What a look at all network namespaces found.
     fn sweep(&mut self, sweep: &Sweep, wall: WallOffset, out: &mut BytesMut);
 
-    /// The time is `now`: told about once a second.
-    fn tick(&mut self, _now: Timestamp) {}
+    /// How the account stands: told about once a second.
+    fn tick(&mut self, _books: &Books<'_>) {}
+
+    /// Its configuration may have changed (SIGHUP).
+    fn reload(&mut self) {}
 
     /// It has all that it wants: the run may end before its time.
     fn is_done(&self) -> bool {

@@ -16,8 +16,8 @@
 //! [`readings`] the settings and counters of each network namespace. From there on nothing knows a
 //! kernel: [`pipeline`] feeds the [`engine`], which does no I/O and reads no clock, and hands what
 //! that finishes to a [`consumer`]: an [`output`] format writes [`record`]s, a [`diagnosis`] keeps
-//! account of [`ports`] and of what was seen, and asks its rules. [`agent`] is the one loop around
-//! all of it; [`survey`] makes `tracer ports` of one inventory, without any event.
+//! account of [`ports`] and of what was seen, and asks its rules; the [`daemon`]'s counts [`metrics`]
+//! and keeps a [`history`]. [`agent`] is the one loop around all of it; [`survey`] makes `tracer ports` of one inventory, without any event.
 
 pub mod agent;
 pub mod attribution;
@@ -27,6 +27,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod consumer;
+pub mod daemon;
 pub mod decode;
 pub mod diagnosis;
 pub mod engine;
@@ -38,6 +39,7 @@ pub mod history;
 pub mod host;
 pub mod inventory;
 pub mod kallsyms;
+pub mod metrics;
 pub mod object;
 pub mod output;
 pub mod pace;

@@ -10,7 +10,7 @@ use tracer::config::agent::AgentConfig;
 use tracer::config::{CheckConfig, DiagnoseConfig, PortsConfig, WatchConfig};
 use tracer::output::Terminal;
 use tracer::output::diagnosis::{self, Style};
-use tracer::{agent, check, survey};
+use tracer::{agent, check, daemon, survey};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -80,8 +80,10 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
                 print(said.as_bytes())?;
                 return Ok(ExitCode::SUCCESS);
             }
-            // TO BE REPLACED by `tracer::daemon::run(config)`.
-            anyhow::bail!("the daemon is not built yet")
+            if let Some(summary) = daemon::run(config, args).await? {
+                let _ = writeln!(io::stderr(), "tracer: {summary}");
+            }
+            Ok(ExitCode::SUCCESS)
         }
         Command::Check(args) => {
             let config = CheckConfig::from(args);

@@ -4,7 +4,7 @@ use bytes::BytesMut;
 use tracer_common::event::Kind;
 
 use crate::attribution::Names;
-use crate::consumer::Consumer;
+use crate::consumer::{Books, Consumer};
 use crate::engine::{self, Engine, Output};
 use crate::filter::Filter;
 use crate::output::{Loss, Summary};
@@ -88,7 +88,7 @@ impl<C: Consumer> Pipeline<C> {
             StreamRecord::Clock(wall) => self.wall = *wall,
             StreamRecord::Account(reading) => {
                 self.handle_account(reading, out);
-                self.consumer.tick(reading.at);
+                self.tick(reading.at);
             }
             // Told once, to new().
             StreamRecord::Meta(_) => {}
@@ -159,10 +159,28 @@ impl<C: Consumer> Pipeline<C> {
     pub fn finish(&mut self, now: Timestamp, out: &mut BytesMut) -> Summary {
         self.engine.finish();
         self.write_outputs(out);
-        self.consumer.tick(now);
+        self.tick(now);
         let summary = self.summary(now);
         self.consumer.summary(&summary, out);
         summary
+    }
+
+    /// Tells the consumer how the account stands.
+    fn tick(&mut self, now: Timestamp) {
+        let totals = self.engine.totals();
+        let books = Books {
+            now,
+            totals: &totals,
+            reading: &self.account,
+            received: self.received - totals.doubles.min(self.received),
+            missed: missed(&self.account, totals.doubles),
+        };
+        self.consumer.tick(&books);
+    }
+
+    /// Tells the consumer that its configuration may have changed.
+    pub fn reload(&mut self) {
+        self.consumer.reload();
     }
 
     fn write_outputs(&mut self, out: &mut BytesMut) {
@@ -326,6 +344,7 @@ mod tests {
             lost_by_kind,
             lost_by_cpu: vec![(1, ring_lost)],
             unrecovered,
+            programs: Vec::new(),
         })
     }
 

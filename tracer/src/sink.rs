@@ -1,6 +1,7 @@
 //! Stdout, written by a thread of its own: a slow reader blocks neither signals nor, until the
 //! queue is full, the ring.
 
+mod outlet;
 mod uncached;
 
 use std::io;
@@ -12,6 +13,7 @@ use bytes::BytesMut;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+pub use outlet::Outlet;
 use uncached::Descriptor;
 
 use crate::clock;

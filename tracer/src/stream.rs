@@ -4,6 +4,7 @@
 use tracer_common::event::{CloseFacts, Kind};
 use tracer_common::tcp::{Flow, TcpState};
 
+use crate::fdinfo::ProgramStatistics;
 use crate::time::{Timestamp, WallOffset};
 
 mod call;
@@ -110,6 +111,8 @@ pub struct AccountReading {
     /// hook interrupts), less the records that the second program made. With the doubles added:
     /// the events that were missed.
     pub unrecovered: i64,
+    /// What the kernel has counted for each program.
+    pub programs: Vec<ProgramStatistics>,
 }
 
 /// A socket as an event names it.

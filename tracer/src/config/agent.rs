@@ -178,6 +178,7 @@ impl AgentConfig {
             ("trace.without", old.without != fresh.without),
             ("trace.calls", old.calls != fresh.calls),
             ("http.listen", self.http != new.http),
+            ("history", self.history != new.history),
             ("host.name", self.host != new.host),
         ]
         .into_iter()

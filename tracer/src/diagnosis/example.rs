@@ -16,10 +16,10 @@ use crate::stream::{Call, Counters, Name, NamespaceReading, Settings};
 use crate::time::Timestamp;
 
 /// Cookie of the host's own network namespace: the kernel makes that one first.
-pub(super) const HOST: u64 = 1;
+pub(crate) const HOST: u64 = 1;
 
 /// A host that was watched for 10 s, with the kernel's default settings and nothing on it.
-pub(super) struct Example {
+pub(crate) struct Example {
     /// What a rule looks at.
     pub seen: Seen,
     ports: HashMap<Route, u16, RandomState>,
@@ -27,7 +27,7 @@ pub(super) struct Example {
 }
 
 /// The program `name`, outside any cgroup; "": one that is not known.
-pub(super) fn program(name: &str) -> Program {
+pub(crate) fn program(name: &str) -> Program {
     let padded = (!name.is_empty()).then(|| padded(name.as_bytes()));
     Program {
         name: padded,
@@ -36,20 +36,20 @@ pub(super) fn program(name: &str) -> Program {
 }
 
 /// `bytes` as the kernel keeps a comm.
-pub(super) fn padded(bytes: &[u8]) -> [u8; 16] {
+pub(crate) fn padded(bytes: &[u8]) -> [u8; 16] {
     let mut name = [0; 16];
     name[..bytes.len()].copy_from_slice(bytes);
     name
 }
 
 /// The only process of `program`.
-pub(super) fn pid(program: &Program) -> u32 {
+pub(crate) fn pid(program: &Program) -> u32 {
     let name = program.name.unwrap_or_default();
     name.iter().fold(1_000, |pid, byte| pid + u32::from(*byte))
 }
 
 /// From the host's 10.0.0.5 to `destination`, as `10.0.0.9:3306`.
-pub(super) fn route(destination: &str) -> Route {
+pub(crate) fn route(destination: &str) -> Route {
     let address: std::net::SocketAddr = destination.parse().unwrap();
     let source = match address.ip() {
         ip if ip.is_loopback() => ip,
@@ -64,7 +64,7 @@ pub(super) fn route(destination: &str) -> Route {
 }
 
 /// `10.0.0.9:3306`.
-pub(super) fn endpoint(text: &str) -> Endpoint {
+pub(crate) fn endpoint(text: &str) -> Endpoint {
     let address: std::net::SocketAddr = text.parse().unwrap();
     Endpoint {
         address: address.ip(),
@@ -73,7 +73,7 @@ pub(super) fn endpoint(text: &str) -> Endpoint {
 }
 
 /// A port of the host's.
-pub(super) fn service(port: u16) -> Service {
+pub(crate) fn service(port: u16) -> Service {
     Service {
         netns_cookie: HOST,
         port,

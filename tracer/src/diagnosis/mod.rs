@@ -10,7 +10,7 @@ pub mod advice;
 pub mod command;
 pub mod culprit;
 #[cfg(test)]
-mod example;
+pub(crate) mod example;
 mod finding;
 pub mod load;
 mod outlook;

@@ -9,7 +9,7 @@ use super::rule::{Check, Rule};
 use super::seen::{CallKey, CallTally, Listener, NamespaceSeen, Seen};
 use super::{Finding, Severity, Subject, Traffic};
 use crate::attribution::Names;
-use crate::consumer::Consumer;
+use crate::consumer::{Books, Consumer};
 use crate::filter::Filter;
 use crate::output::{Loss, Summary};
 use crate::ports::{Holders, Program, Route, Service, tenth};
@@ -354,8 +354,8 @@ impl Consumer for Watch {
         }
     }
 
-    fn tick(&mut self, now: Timestamp) {
-        self.seen.now = self.seen.now.max(now);
+    fn tick(&mut self, books: &Books<'_>) {
+        self.seen.now = self.seen.now.max(books.now);
         self.seen.ports.age(self.seen.now);
         self.ask();
     }

@@ -23,6 +23,7 @@ mod json;
 mod ndjson;
 mod page;
 pub mod ports;
+pub mod prometheus;
 mod table;
 pub(crate) mod text;
 mod transitions;

@@ -47,6 +47,7 @@ impl Probes {
                 account.recovered.iter().sum::<u64>() + account.foreign.iter().sum::<u64>();
             unrecovered -= i64::try_from(seen_by_second).unwrap_or(i64::MAX);
         }
+        reading.programs = statistics;
         reading.unrecovered = unrecovered;
         reading.hits = attempts.saturating_add_signed(unrecovered);
         Ok(reading)

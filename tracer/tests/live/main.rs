@@ -20,6 +20,7 @@ use support::{gate, kernel, lines, namespace, ndjson, pace, sock_diag, tracer, w
 mod account;
 mod drivers;
 
+mod agent;
 mod attribution;
 mod backlog;
 mod both_ways;

@@ -4,9 +4,10 @@ use tracer_common::tcp::Flow;
 
 use super::*;
 use crate::diagnosis::{Advice, Verdict};
+use crate::engine::Totals;
 use crate::record::holding::Owner;
 use crate::record::{Process, Source};
-use crate::stream::{ProbeReport, Skipped};
+use crate::stream::{AccountReading, ProbeReport, Skipped};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -124,7 +125,13 @@ fn swept(watch: &mut Watch) {
 }
 
 fn tick(watch: &mut Watch, seconds: u64) {
-    watch.tick(Timestamp(seconds * SECOND));
+    watch.tick(&Books {
+        now: Timestamp(seconds * SECOND),
+        totals: &Totals::default(),
+        reading: &AccountReading::default(),
+        received: 0,
+        missed: 0,
+    });
 }
 
 #[test]
