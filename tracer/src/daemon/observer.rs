@@ -103,8 +103,9 @@ impl Observer {
             return;
         };
         let history = self.history.as_ref().map(History::stats);
-        let mut families = ledger.families(books, &self.routes);
-        families.extend(history.iter().flat_map(of_history));
+        // What is left out for the limit's sake is left out from the end.
+        let mut families: Vec<Family> = history.iter().flat_map(of_history).collect();
+        families.extend(ledger.families(books, &self.routes));
         // What is told of the limit itself is within it.
         let left_out = limit(&mut families, self.config.metrics.series.saturating_sub(1));
         families.insert(

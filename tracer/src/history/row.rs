@@ -1,3 +1,5 @@
+//! What crosses to the thread: a record and the names that it had.
+
 use crate::attribution::Names;
 use crate::record::{Record, Source};
 use crate::time::WallOffset;

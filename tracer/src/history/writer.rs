@@ -1,3 +1,5 @@
+//! The queue between the loop and the thread that writes the files.
+
 use std::io;
 use std::mem;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
