@@ -1,4 +1,6 @@
-//! `cargo xtask dist`: one static binary to copy to a sick host.
+//! `cargo xtask dist`: one static binary to copy to a sick host; with `--deb` a package of it.
+
+mod deb;
 
 use std::{
     fs,
@@ -15,8 +17,16 @@ use object::{
 
 use crate::{bpf, child, rustc::Rustc, setup, workspace::Workspace};
 
+/// What `cargo xtask dist` is asked for.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Also pack it for Debian, with the service, its configuration, manual pages and completions
+    #[arg(long)]
+    deb: bool,
+}
+
 /// Builds, checks, and says where the binary is.
-pub fn run(workspace: &Workspace) -> Result<ExitCode> {
+pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let object = bpf::build(workspace, &setup::toolchain(workspace)?)?;
     let target = target()?;
     let mut cargo = workspace.cargo();
@@ -58,6 +68,10 @@ pub fn run(workspace: &Workspace) -> Result<ExitCode> {
         binary.display(),
         bytes.len() as f64 / 1e6
     );
+    if args.deb {
+        let package = deb::pack(workspace, &target, &built, &dist)?;
+        eprintln!("dist: {package}");
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -5,6 +5,7 @@
 mod bench;
 mod bpf;
 mod build;
+mod check_deploy;
 mod child;
 mod demo;
 mod dist;
@@ -51,8 +52,10 @@ enum Verb {
     Vm(vm::Args),
     /// Check formatting, lints, documentation and dependencies
     Lint(lint::Args),
-    /// Build one static binary with the BPF object inside
-    Dist,
+    /// Build one static binary with the BPF object inside, or a Debian package of it
+    Dist(dist::Args),
+    /// Check the unit, manifests, dashboard and alerts in tracer/deploy
+    CheckDeploy(check_deploy::Args),
 }
 
 fn main() -> ExitCode {
@@ -76,6 +79,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Bench(args) => bench::run(&workspace, &args),
         Verb::Vm(args) => vm::run(&workspace, &args),
         Verb::Lint(args) => lint::run(&workspace, &args),
-        Verb::Dist => dist::run(&workspace),
+        Verb::Dist(args) => dist::run(&workspace, &args),
+        Verb::CheckDeploy(args) => check_deploy::run(&workspace, &args),
     }
 }

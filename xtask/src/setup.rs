@@ -4,7 +4,8 @@
 
 mod apt;
 mod bpf_linker;
-mod deny;
+mod cargo_tools;
+mod deploy;
 mod emulator;
 mod kernel;
 mod peers;
@@ -26,10 +27,12 @@ use rustix::fs::{FlockOperation, flock};
 use crate::{rustc::Rustc, workspace::Workspace};
 
 pub use self::{
-    deny::deny,
+    cargo_tools::{deb, deny},
+    deploy::{Checkers, checkers},
     emulator::{Emulator, emulator},
     kernel::{Kernel, kernel, kernel_names},
     peers::{Peers, peers},
+    stamp::remove_if_there,
     tools::tests,
 };
 

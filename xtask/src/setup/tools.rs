@@ -57,16 +57,21 @@ fn fetch(setup: &Path, dir: &Path, wanted: &[&str]) -> Result<()> {
         wanted.join(" and ")
     ));
     let apt = Apt::update(setup.join("apt/tools"), &Sources::Machine)?;
-    let packages = apt.closure(wanted)?;
+    install(&apt, dir, wanted, wanted)?;
+    remove_if_there(&setup.join("apt"))
+}
+
+/// Unpacks `packages` and what they need, and makes a script for each of `programs` that starts it.
+pub fn install(apt: &Apt, dir: &Path, packages: &[&str], programs: &[&str]) -> Result<()> {
+    let packages = apt.closure(packages)?;
     say(format_args!("unpacking {}", packages.join(" ")));
     let root = dir.join("root");
     apt.unpack(&packages, &root)?;
-    remove_if_there(&setup.join("apt"))?;
     let libraries = library_dirs(&root)?;
     let bin = dir.join("bin");
     fs::create_dir_all(&bin)?;
-    for program in wanted {
-        let real = ["usr/sbin", "usr/bin"]
+    for program in programs {
+        let real = ["usr/sbin", "usr/bin", "bin"]
             .into_iter()
             .map(|part| root.join(part).join(program))
             .find(|file| file.exists())
