@@ -48,7 +48,7 @@ pub enum Command {
     /// network namespace, source address, destination address and port.
     #[command(after_help = PORTS_EXAMPLES)]
     Ports(PortsArgs),
-    /// Run as a daemon: metrics, health and history.
+    /// Run as a daemon: metrics, health, findings, history and logs.
     ///
     /// Flags stand above TRACER_* variables, these above the file, and the file above the defaults.
     /// On SIGHUP it takes the file in anew.

@@ -4,6 +4,7 @@ use bytes::BytesMut;
 
 use crate::engine::Totals;
 use crate::output::{Loss, Summary};
+use crate::pipeline::Opened;
 use crate::record::holding::HoldingChange;
 use crate::record::{Call, Record, TransitionRow};
 use crate::stream::{AccountReading, Inventory, Meta, Name, NamespaceReading, Sweep};
@@ -36,6 +37,12 @@ pub trait Consumer {
     /// Whether it wants any [`Self::transition`], [`Self::close`], [`Self::end`] or [`Self::call`].
     fn wants_rows(&self) -> bool {
         true
+    }
+
+    /// The most connections that are to be followed at once for it. A command that somebody runs and
+    /// ends follows all: what it leaves out would have to be told of with every answer.
+    fn most_connections(&self) -> usize {
+        usize::MAX
     }
 
     /// Whether it wants [`Self::name`]: looking names up costs something with every event.
@@ -73,8 +80,8 @@ pub trait Consumer {
     /// Which sockets a network namespace held.
     fn inventory(&mut self, _inventory: &Inventory) {}
 
-    /// The settings and counters of a network namespace.
-    fn namespace(&mut self, _reading: &NamespaceReading) {}
+    /// The settings and counters of a network namespace, and which openings had been seen by then.
+    fn namespace(&mut self, _reading: &NamespaceReading, _opened: Opened) {}
 
     /// Events were lost, in the place where they are missing.
     fn loss(&mut self, loss: &Loss, wall: WallOffset, out: &mut BytesMut);

@@ -17,7 +17,8 @@
 //! kernel: [`pipeline`] feeds the [`engine`], which does no I/O and reads no clock, and hands what
 //! that finishes to a [`consumer`]: an [`output`] format writes [`record`]s, a [`diagnosis`] keeps
 //! account of [`ports`] and of what was seen, and asks its rules; the [`daemon`]'s counts [`metrics`]
-//! and keeps a [`history`]. [`agent`] is the one loop around all of it; [`survey`] makes `tracer ports` of one inventory, without any event.
+//! and keeps a [`history`], and an [`exporter`] sends
+//! them to an OpenTelemetry collector. [`agent`] is the one loop around all of it; [`survey`] makes `tracer ports` of one inventory, without any event.
 
 pub mod agent;
 pub mod attribution;
@@ -31,6 +32,7 @@ pub mod daemon;
 pub mod decode;
 pub mod diagnosis;
 pub mod engine;
+pub mod exporter;
 pub mod fdinfo;
 pub mod filter;
 pub mod handler;

@@ -1,5 +1,7 @@
 //! Everything right of the stream: records in, text out. The same for a live kernel and a file.
 
+mod past;
+
 use bytes::BytesMut;
 use tracer_common::event::Kind;
 
@@ -12,6 +14,9 @@ use crate::probes::{RESET_PROBES, SCHEDULE_PROBE, SEGMENT_PROBE, TIMER_PROBES};
 use crate::record::CloseKind;
 use crate::stream::{AccountReading, Event, Meta, Purpose, Skipped, StreamRecord, Sweep};
 use crate::time::{Timestamp, WallOffset};
+
+pub use past::Opened;
+use past::Past;
 
 /// The engine between the stream and a consumer.
 pub struct Pipeline<C> {
@@ -27,6 +32,7 @@ pub struct Pipeline<C> {
     told: AccountReading,
     missed_told: u64,
     skips_told: Vec<Skipped>,
+    past: Past,
 }
 
 impl<C: Consumer> Pipeline<C> {
@@ -51,6 +57,7 @@ impl<C: Consumer> Pipeline<C> {
             rows: consumer.wants_rows(),
             transitions: transitions && consumer.wants_rows(),
             holdings: C::WANTS_HOLDINGS,
+            connections: consumer.most_connections(),
         });
         Self {
             engine,
@@ -64,6 +71,7 @@ impl<C: Consumer> Pipeline<C> {
             told: AccountReading::default(),
             missed_told: 0,
             skips_told: Vec::new(),
+            past: Past::default(),
         }
     }
 
@@ -84,7 +92,10 @@ impl<C: Consumer> Pipeline<C> {
                 }
                 self.consumer.name(name);
             }
-            StreamRecord::Namespace(reading) => self.consumer.namespace(reading),
+            StreamRecord::Namespace(reading) => {
+                let opened = self.past.at(reading.at, Opened::of(&self.engine.totals()));
+                self.consumer.namespace(reading, opened);
+            }
             StreamRecord::Clock(wall) => self.wall = *wall,
             StreamRecord::Account(reading) => {
                 self.handle_account(reading, out);
@@ -99,6 +110,9 @@ impl<C: Consumer> Pipeline<C> {
     /// The same as [`StreamRecord::Event`], of which there are many: none need be copied into one.
     pub fn handle_event(&mut self, event: &Event, out: &mut BytesMut) {
         self.received += 1;
+        if C::WANTS_READINGS && self.past.is_due(event.at) {
+            self.past.note(event.at, Opened::of(&self.engine.totals()));
+        }
         self.engine.handle_event(event);
         self.write_outputs(out);
     }
@@ -288,6 +302,7 @@ impl<C: Consumer> Pipeline<C> {
             ended: totals.ended,
             time_waits_ended: totals.ended_by.all(),
             open: totals.open,
+            evicted: totals.evicted.all(),
             in_time_wait: totals.in_time_wait,
             shown_open: shown.open,
             shown_in_time_wait: shown.in_time_wait,
@@ -345,6 +360,7 @@ mod tests {
             lost_by_cpu: vec![(1, ring_lost)],
             unrecovered,
             programs: Vec::new(),
+            gone: Vec::new(),
         })
     }
 

@@ -8,8 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::{self, ScopedJoinHandle};
 
 use aya::maps::{Array, MapData, MapError, PerCpuArray};
-use aya::programs::fexit::FExitLinkId;
-use aya::programs::tp_btf::BtfTracePointLinkId;
+use aya::programs::links::FdLink;
 use aya::programs::trace_point::{TracePointError, TracePointLinkId};
 use aya::programs::{Program, ProgramError, TracePoint};
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
@@ -145,8 +144,8 @@ pub struct Probes {
 
 /// What holds a program where it is attached.
 enum Link {
-    Tracepoint(BtfTracePointLinkId),
-    Exit(FExitLinkId),
+    /// The program runs while this is open.
+    Held(FdLink),
     Call(TracePointLinkId),
 }
 
@@ -271,10 +270,13 @@ impl Probes {
     pub fn detach(&mut self) {
         for (name, link) in self.links.drain(..).rev() {
             let detached = match (self.ebpf.program_mut(name), link) {
-                (Some(Program::BtfTracePoint(program)), Link::Tracepoint(link)) => {
-                    program.detach(link)
+                (_, Link::Held(link)) => {
+                    if link.info().is_err() {
+                        // Somebody else has closed it: by now its number may be another's.
+                        std::mem::forget(link);
+                    }
+                    Ok(())
                 }
-                (Some(Program::FExit(program)), Link::Exit(link)) => program.detach(link),
                 (Some(Program::TracePoint(program)), Link::Call(link)) => program.detach(link),
                 _ => Ok(()),
             };
@@ -282,6 +284,16 @@ impl Probes {
                 tracing::warn!("failed to detach {name}: {error}");
             }
         }
+    }
+
+    /// The programs whose links the kernel does not know any more. It takes none away while its
+    /// descriptor is open (BPF_LINK_DETACH is not for links of these kinds), so somebody has closed
+    /// that. Links to system calls may be none of BPF's and are not asked for.
+    #[must_use]
+    pub fn gone(&self) -> Vec<&'static str> {
+        let is_gone = |link: &Link| matches!(link, Link::Held(link) if link.info().is_err());
+        let gone = self.links.iter().filter(|(_, link)| is_gone(link));
+        gone.map(|(name, _)| *name).collect()
     }
 
     /// Passes on what the programs have logged.
@@ -479,9 +491,13 @@ fn attach(ebpf: &mut Ebpf, probe: &Probe) -> Result<Link, String> {
         .ok_or_else(|| "the BPF object lacks it: it is of another version".to_owned())?;
     let attached = match (probe.target, program) {
         (Target::Tracepoint(_), Program::BtfTracePoint(program)) => {
-            program.attach().map(Link::Tracepoint)
+            let link = program.attach().and_then(|id| program.take_link(id));
+            link.map(|link| Link::Held(link.into()))
         }
-        (Target::Exit { .. }, Program::FExit(program)) => program.attach().map(Link::Exit),
+        (Target::Exit { .. }, Program::FExit(program)) => {
+            let link = program.attach().and_then(|id| program.take_link(id));
+            link.map(|link| Link::Held(link.into()))
+        }
         (Target::Call(name), Program::TracePoint(program)) => {
             return tracefs::with(|| attach_to_call(program, name))?;
         }

@@ -232,6 +232,7 @@ mod tests {
         );
         assert!(own.counters.time_wait_overflows.is_some(), "{own:?}");
         assert!(own.counters.active_opens.is_some(), "{own:?}");
+        assert!(own.counters.passive_opens.is_some(), "{own:?}");
         assert!(own.counters.orphans.is_some(), "{own:?}");
         let (once, _) = once().expect("a thread");
         assert!(once.iter().any(|reading| reading.netns == own.netns));

@@ -113,6 +113,8 @@ pub struct AccountReading {
     pub unrecovered: i64,
     /// What the kernel has counted for each program.
     pub programs: Vec<ProgramStatistics>,
+    /// Programs that were attached and are not any more, though nobody here has detached them.
+    pub gone: Vec<&'static str>,
 }
 
 /// A socket as an event names it.

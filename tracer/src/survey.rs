@@ -142,6 +142,7 @@ fn account(inventories: &[Inventory]) -> Account {
         rows: false,
         transitions: false,
         holdings: true,
+        connections: usize::MAX,
     });
     let mut account = Account::default();
     for inventory in inventories {

@@ -137,7 +137,7 @@ fn every_shell_completes_the_kinds_and_what_the_agent_takes() {
         for kind in CloseKind::ALL {
             assert!(script.contains(kind.name()), "{shell}: {kind}");
         }
-        assert!(script.contains("check-config"), "{shell}");
+        assert!(script.contains("otlp-endpoint"), "{shell}");
     }
 }
 
@@ -153,7 +153,7 @@ fn every_flag_has_an_environment_variable() {
             let long = argument.get_long().filter(settings)?;
             Some((long, argument.get_env()))
         }) {
-            let expected = format!("TRACER_{}", flag.0.to_uppercase());
+            let expected = format!("TRACER_{}", flag.0.to_uppercase().replace('-', "_"));
             assert_eq!(flag.1.unwrap().to_str(), Some(&*expected));
         }
     }
@@ -225,19 +225,20 @@ fn what_the_agent_is_not_told_is_left_to_the_file() {
         (None, None, None)
     );
     assert_eq!((plain.without, plain.calls), (None, None));
-    assert_eq!(plain.history, None);
+    assert_eq!((plain.history, plain.otlp_endpoint), (None, None));
     assert!(!plain.print_config && !plain.check_config);
     assert_eq!(agent("--calls").calls, Some(true));
     assert_eq!(agent("--calls=false").calls, Some(false));
     assert_eq!(agent("--listen off").listen, Some(Listen::Off));
     let full = agent(
         "--config /a.toml --buffer 1MiB --without schedule,free_segment --history /h \
-         --check-config",
+         --otlp-endpoint https://c:4318/x --check-config",
     );
     assert_eq!(full.config, Some("/a.toml".into()));
     assert_eq!(full.buffer.unwrap().bytes(), 1 << 20);
     assert_eq!(full.without.unwrap().len(), 2);
     assert_eq!(full.history.map(PathBuf::from), Some("/h".into()));
+    assert_eq!(full.otlp_endpoint.unwrap().to_string(), "https://c:4318/x");
     assert!(full.check_config);
 }
 
@@ -369,6 +370,10 @@ fn a_wrong_command_line_is_told_in_one_line_and_exits_2() {
         (
             "agent --history here",
             "expected an absolute path, such as /var/lib/tracer",
+        ),
+        (
+            "agent --otlp-endpoint collector:4318",
+            "expected a URL that begins with http:// or https://",
         ),
         (
             "agent --print-config --check-config",

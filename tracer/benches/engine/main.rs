@@ -22,6 +22,8 @@
 //!   `longest_call_in_all_rounds` is the longest that a call took in every round, which leaves out
 //!   what falls on another call each time, such as the growth of a map with seeds of its own.
 //! - `burst/…`: all TIME_WAITs end together; `overdue/…`: their ends were lost.
+//! - `bound/…`: half of the connections are followed, so that one is let go for each that comes. Only
+//!   where it is asked for.
 
 use std::env;
 use std::process::{Command, ExitCode};
@@ -74,6 +76,7 @@ enum Topic {
     Memory,
     Calls,
     Burst,
+    Bound,
 }
 
 impl Topic {
@@ -83,6 +86,7 @@ impl Topic {
             Self::Memory => &[Pass::Memory, Pass::Servers],
             Self::Calls => &[Pass::Calls],
             Self::Burst => &[Pass::Burst, Pass::Overdue],
+            Self::Bound => &[Pass::Bound],
         }
     }
 }
@@ -95,6 +99,7 @@ enum Pass {
     Calls,
     Burst,
     Overdue,
+    Bound,
 }
 
 impl Pass {
@@ -106,6 +111,7 @@ impl Pass {
             Self::Calls => passes::calls(size),
             Self::Burst => passes::burst(size),
             Self::Overdue => passes::overdue(size),
+            Self::Bound => passes::bound(size),
         }
     }
 

@@ -69,13 +69,7 @@ pub fn speed(size: Size) {
     let (mut transitions, mut events, mut each, mut ratios) = (vec![], vec![], vec![], vec![]);
     for _ in 0..size.rounds {
         let (began, told) = (traffic.records(), traffic.told());
-        let mut spent = 0;
-        while traffic.records() - began < size.records {
-            let batch = traffic.go_on();
-            let before = processor_time();
-            subject.take(batch, traffic.now(), &mut Untimed);
-            spent += processor_time() - before;
-        }
+        let spent = taking(&mut traffic, &mut subject, size.records);
         let seconds = spent as f64 / SECOND as f64;
         let made = (traffic.records() - began) as f64;
         let speed = (traffic.told().transitions - told.transitions) as f64 / seconds;
@@ -205,6 +199,37 @@ pub fn overdue(size: Size) {
     tell_calls(size, "overdue/", &rounds);
 }
 
+/// Half of the connections are followed: what an event takes, and the longest call.
+pub fn bound(size: Size) {
+    let mut traffic = Traffic::steady(size.live);
+    let mut subject = Subject::bounded(size.live / 2);
+    subject.take(traffic.listeners(), traffic.now(), &mut Untimed);
+    let began = traffic.now();
+    while traffic.now() < began + 2 * ENDING {
+        let batch = traffic.go_on();
+        subject.take(batch, traffic.now(), &mut Untimed);
+    }
+    let (mut each, mut evicted, mut rounds) = (vec![], vec![], vec![]);
+    for _ in 0..size.rounds {
+        let (began, gone) = (traffic.records(), subject.evicted());
+        let spent = taking(&mut traffic, &mut subject, size.records);
+        let made = (traffic.records() - began) as f64;
+        each.push(spent as f64 / made);
+        evicted.push((subject.evicted() - gone) as f64 / made);
+        let mut calls = Calls::new();
+        let until = traffic.records() + size.records / 4;
+        while traffic.records() < until {
+            let batch = traffic.go_on();
+            subject.take(batch, traffic.now(), &mut calls);
+        }
+        rounds.push(calls);
+    }
+    size.figure("bound/event_ns", Ns, Lower, each).print();
+    size.figure("bound/let_go_by_event", Ratio, Lower, evicted)
+        .print();
+    tell_calls(size, "bound/", &rounds);
+}
+
 /// From empty until as many TIME_WAITs end as begin: all connections open at the beginning, and the
 /// last trace of that is the pace at which the first TIME_WAITs were entered.
 fn grow(traffic: &mut Traffic, subject: &mut Subject, caller: &mut impl Caller) {
@@ -215,6 +240,19 @@ fn grow(traffic: &mut Traffic, subject: &mut Subject, caller: &mut impl Caller) 
         subject.take(batch, traffic.now(), caller);
     }
     subject.check(traffic, 0);
+}
+
+/// Nanoseconds that the subject takes for so many records.
+fn taking(traffic: &mut Traffic, subject: &mut Subject, records: u64) -> u64 {
+    let began = traffic.records();
+    let mut spent = 0;
+    while traffic.records() - began < records {
+        let batch = traffic.go_on();
+        let before = processor_time();
+        subject.take(batch, traffic.now(), &mut Untimed);
+        spent += processor_time() - before;
+    }
+    spent
 }
 
 /// Nanoseconds that decoding takes of an event's.

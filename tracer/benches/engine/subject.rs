@@ -62,6 +62,11 @@ pub struct Subject {
 
 impl Subject {
     pub fn new() -> Self {
+        Self::bounded(usize::MAX)
+    }
+
+    /// An engine that follows so many connections at most.
+    pub fn bounded(connections: usize) -> Self {
         Self {
             engine: Engine::new(Config {
                 hz: HZ as u32,
@@ -72,9 +77,15 @@ impl Subject {
                 rows: true,
                 transitions: false,
                 holdings: false,
+                connections,
             }),
             seen: Seen::default(),
         }
+    }
+
+    /// Connections that were let go.
+    pub fn evicted(&self) -> u64 {
+        self.engine.totals().evicted.all()
     }
 
     /// Takes a batch in, and its watermark.

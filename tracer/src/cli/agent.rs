@@ -7,7 +7,7 @@ use clap::builder::BoolishValueParser;
 
 use super::dispensable_probe;
 use crate::config::BufferSize;
-use crate::config::agent::{Directory, Listen};
+use crate::config::agent::{CollectorUrl, Directory, Listen};
 use crate::probes::Dispensable;
 
 /// `tracer agent`. What is `None` is left to the file.
@@ -62,6 +62,11 @@ pub struct AgentArgs {
     /// Keep a history of Parquet files in this directory.
     #[arg(long, value_name = "DIR", env = "TRACER_HISTORY")]
     pub history: Option<Directory>,
+    /// Send metrics to this OpenTelemetry collector, by OTLP over HTTP.
+    ///
+    /// Its base, such as http://127.0.0.1:4318: /v1/metrics and /v1/logs are put behind it.
+    #[arg(long, value_name = "URL", env = "TRACER_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<CollectorUrl>,
 }
 
 pub(super) const EXAMPLES: &str = "\

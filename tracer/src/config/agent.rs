@@ -6,11 +6,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use http::HeaderMap;
 use serde::Deserialize;
 
 use crate::cli::AgentArgs;
 use crate::config::BufferSize;
 use crate::probes::Dispensable;
+use crate::record::CloseKind;
 
 use file::File;
 use values::whole;
@@ -22,7 +24,9 @@ mod tests;
 mod values;
 
 pub use mistake::{AgentConfigError, Mistake};
-pub use values::{Directory, InvalidDirectory, InvalidListen, Listen, Share};
+pub use values::{
+    CollectorUrl, Directory, InvalidCollectorUrl, InvalidDirectory, InvalidListen, Listen, Share,
+};
 
 /// Where the file is looked for when nobody names one.
 const STANDARD_FILE: &str = "/etc/tracer/tracer.toml";
@@ -40,14 +44,18 @@ pub struct AgentConfig {
     pub metrics: Metrics,
     /// When to call oneself unhealthy.
     pub health: Health,
+    /// Whether rules are asked.
+    pub diagnose: Diagnose,
     /// The Parquet files; `None`: none are written.
     pub history: Option<History>,
-    /// What this host is called in the history.
+    /// The OpenTelemetry collector; `None`: nothing is sent.
+    pub otlp: Option<Otlp>,
+    /// What this host is called.
     pub host: Host,
 }
 
 /// `[trace]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Trace {
     /// Size of the ring buffer.
@@ -56,6 +64,21 @@ pub struct Trace {
     pub without: Vec<Dispensable>,
     /// Whether failed system calls are told.
     pub calls: bool,
+    /// The most connections that are followed at once; beyond it those that were silent the longest
+    /// are let go and counted.
+    #[serde(deserialize_with = "whole::<1_000, 100_000_000, _>")]
+    pub connections: usize,
+}
+
+impl Default for Trace {
+    fn default() -> Self {
+        Self {
+            buffer: BufferSize::default(),
+            without: Vec::new(),
+            calls: false,
+            connections: 1_000_000,
+        }
+    }
 }
 
 /// `[http]`.
@@ -103,6 +126,20 @@ impl Default for Health {
     }
 }
 
+/// `[diagnose]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Diagnose {
+    /// Whether findings are looked for.
+    pub enabled: bool,
+}
+
+impl Default for Diagnose {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
 /// `[history]`, with a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct History {
@@ -116,6 +153,45 @@ pub struct History {
     pub keep: Duration,
     /// Bytes of all files together, no less than `roll_size`; beyond it the oldest are deleted.
     pub keep_size: u64,
+}
+
+/// `[otlp]`, with an endpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Otlp {
+    /// The collector's base, which /v1/metrics and /v1/logs are put behind.
+    pub endpoint: CollectorUrl,
+    /// How often metrics are sent; a second or more.
+    pub interval: Duration,
+    /// How long the collector may take to answer; a second or more.
+    pub timeout: Duration,
+    /// The most log records that wait to be sent; what comes on top is dropped and counted.
+    pub queue: usize,
+    /// Whether what is sent is compressed.
+    pub compression: Compression,
+    /// Sent with every request. The values are marked sensitive and do not show in `Debug`.
+    pub headers: HeaderMap,
+    /// Closes as log records; `None`: none are sent.
+    pub logs: Option<Logs>,
+}
+
+/// `otlp.compression`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// By gzip.
+    #[default]
+    Gzip,
+    /// Not at all.
+    None,
+}
+
+/// `[otlp.logs]`, enabled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Logs {
+    /// Closes of these kinds alone; empty: of all kinds.
+    pub kinds: Vec<CloseKind>,
+    /// The share of them that is sent.
+    pub sample: Share,
 }
 
 /// `[host]`.
@@ -147,7 +223,7 @@ impl AgentConfig {
     /// Where something in it is wrong.
     pub fn parse(text: &str, file: &Path, args: &AgentArgs) -> Result<Self, AgentConfigError> {
         let parsed = File::parse(text).map_err(|error| Mistake::new(file, text, &error))?;
-        let config = parsed.overridden_by(args).into_config();
+        let config = parsed.overridden_by(args).into_config()?;
         Ok(Self {
             file: Some(file.to_owned()),
             ..config
@@ -159,7 +235,7 @@ impl AgentConfig {
         match fs::read_to_string(path) {
             Ok(text) => Self::parse(&text, path, args),
             Err(error) if error.kind() == io::ErrorKind::NotFound && args.config.is_none() => {
-                Ok(File::default().overridden_by(args).into_config())
+                File::default().overridden_by(args).into_config()
             }
             Err(source) => Err(AgentConfigError::Unreadable {
                 path: path.to_owned(),
@@ -177,6 +253,7 @@ impl AgentConfig {
             ("trace.buffer", old.buffer != fresh.buffer),
             ("trace.without", old.without != fresh.without),
             ("trace.calls", old.calls != fresh.calls),
+            ("trace.connections", old.connections != fresh.connections),
             ("http.listen", self.http != new.http),
             ("history", self.history != new.history),
             ("host.name", self.host != new.host),

@@ -2,14 +2,20 @@
 //!
 //! ```text
 //! the one loop ─> Observer ─> Ledger ─> Scrape ─> /metrics, /healthz     (a thread of their own)
-//!                     │
+//!                     ├─> Rolling ─> Findings ─> log
+//!                     │                  v
+//!                     ├─> Collector ─> Exporter ─> an OpenTelemetry collector    (another one)
 //!                     └─> systemd: ready, alive, stopping
 //! ```
 //!
 //! The loop never waits for a reader: once a second it lays what there is to tell where the server
 //! finds it.
 
+mod absence;
 mod capabilities;
+mod collector;
+mod crowd;
+mod findings;
 mod health;
 mod observer;
 mod server;
@@ -25,7 +31,8 @@ use crate::config::agent::AgentConfig;
 use crate::output::Summary;
 
 pub use capabilities::narrow;
-pub use health::{Health, Losses};
+pub use findings::{Change, Notice};
+pub use health::{Health, Losses, Sight};
 
 use observer::Observer;
 use server::Server;

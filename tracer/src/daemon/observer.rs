@@ -5,24 +5,31 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use tokio::sync::watch;
 
+use super::absence::{Absence, Left, Unwatched};
+use super::collector::{Collector, unix_nanoseconds};
+use super::crowd::Crowd;
+use super::findings::{Findings, Notice};
 use super::server::{Scrape, Server};
-use super::{Health, Losses, systemd};
-use crate::attribution::Names;
+use super::systemd::Manager;
+use super::{Health, Losses, Sight, systemd};
 use crate::cli::AgentArgs;
 use crate::config::agent::AgentConfig;
 use crate::consumer::{Books, Consumer};
-use crate::diagnosis::{NamespaceSeen, Seen};
+use crate::diagnosis::{Rolling, rules};
 use crate::history::{self, History, Row, Stats};
 use crate::metrics::{Family, Ledger, Outlooks, Sample, Unit, Value, limit};
 use crate::output::{Loss, Summary};
+use crate::pipeline::Opened;
 use crate::probes::only_adds_precision;
 use crate::record::holding::HoldingChange;
 use crate::record::{Call, Record};
-use crate::stream::{Meta, Name, NamespaceReading, ProbeState, Sweep};
+use crate::stream::{Inventory, Meta, Name, NamespaceReading, ProbeState, Sweep};
 use crate::time::{Timestamp, WallOffset};
 
 /// How often the ports are looked through, in ticks: there may be ten thousand destinations.
 const PORTS_EVERY: u64 = 5;
+/// How often is left what the next agent goes by, in ticks.
+const LEFT_EVERY: u64 = 10;
 
 /// Takes everything in, and lays out what is to be told.
 pub struct Observer {
@@ -36,14 +43,22 @@ pub struct Observer {
     /// None before the probes are attached.
     ledger: Option<Ledger>,
     losses: Losses,
+    sight: Sight,
+    crowd: Crowd,
     /// What is not seen for want of a probe.
     degraded: Vec<String>,
-    /// Who holds which ports.
-    seen: Seen,
+    /// Who holds which ports, and what the rules look at.
+    watch: Rolling,
+    findings: Findings,
     routes: Outlooks,
     history: Option<History>,
-    /// For the history's rows.
-    names: Names,
+    /// Where everything is sent. None before the probes are attached.
+    collector: Option<Collector>,
+    /// What came while no agent ran; `None`: before the probes are attached.
+    absence: Option<Absence>,
+    /// Openings that the kernel has counted and we have met.
+    met: Opened,
+    manager: Manager,
     ticks: u64,
 }
 
@@ -55,6 +70,7 @@ impl Observer {
             health: Health::starting(),
         });
         Self {
+            watch: Rolling::new(rules::all(), config.diagnose.enabled),
             started: config.clone(),
             config,
             args,
@@ -62,11 +78,16 @@ impl Observer {
             scrapes,
             ledger: None,
             losses: Losses::default(),
+            sight: Sight::default(),
+            crowd: Crowd::default(),
             degraded: Vec::new(),
-            seen: Seen::default(),
+            findings: Findings::new(),
             routes: Outlooks::default(),
             history: None,
-            names: Names::default(),
+            collector: None,
+            absence: None,
+            met: Opened::default(),
+            manager: Manager::default(),
             ticks: 0,
         }
     }
@@ -98,6 +119,55 @@ impl Observer {
         }
     }
 
+    /// Looks what the last agent left.
+    fn look_back(&mut self, meta: &Meta) {
+        let history = self.started.history.as_ref();
+        let directory = systemd::state_directory().or(history.map(|it| it.directory.clone()));
+        let (absence, read) = Absence::begin(directory.as_deref(), &meta.boot_id);
+        if let Err(error) = read {
+            tracing::warn!("failed to read how the kernel's counters stood before: {error}");
+        }
+        self.absence = Some(absence);
+    }
+
+    /// Openings that the kernel has counted and we have met.
+    fn met_by(&self, opened: Opened) -> Opened {
+        let unsent = self.ledger.as_ref().map_or(0, Ledger::unsent);
+        Opened {
+            clients: opened.clients.saturating_sub(unsent),
+            ..opened
+        }
+    }
+
+    /// What is to be left for the next agent.
+    fn left(&mut self, stopped: bool) -> Option<Left> {
+        let (now, met) = (self.watch.seen().now, self.met);
+        self.absence.as_mut()?.leave(now, met, stopped)
+    }
+
+    /// Starts to send to the collector, where one is configured.
+    fn send(&mut self, started: Timestamp, wall: WallOffset) {
+        let started = unix_nanoseconds(started, wall);
+        let mut collector = Collector::new(&self.started.host.name, started);
+        if let Err(error) = collector.set(self.started.otlp.as_ref()) {
+            let problem = format!(
+                "nothing is sent to the collector: {:#}",
+                anyhow::Error::from(error)
+            );
+            tracing::error!("{problem}");
+            self.degraded.push(problem);
+        }
+        self.collector = Some(collector);
+    }
+
+    /// Tells that a finding has begun, changed or ended.
+    fn tell(&mut self, notice: &Notice) {
+        notice.log();
+        if let Some(collector) = &mut self.collector {
+            collector.find(notice);
+        }
+    }
+
     fn publish(&mut self, books: &Books<'_>) {
         let Some(ledger) = &self.ledger else {
             return;
@@ -105,13 +175,25 @@ impl Observer {
         let history = self.history.as_ref().map(History::stats);
         // What is left out for the limit's sake is left out from the end.
         let mut families: Vec<Family> = history.iter().flat_map(of_history).collect();
-        families.extend(ledger.families(books, &self.routes));
+        families.extend(self.collector.iter().flat_map(Collector::families));
+        let findings = self.watch.is_on().then(|| {
+            let forgotten = self.watch.seen().ports.forgotten();
+            self.findings.families(&self.watch.left_out(), forgotten)
+        });
+        let findings = findings.into_iter().flatten();
+        families.extend(ledger.families(books, findings, &self.routes));
+        families.extend(
+            self.absence
+                .as_ref()
+                .and_then(Absence::unwatched)
+                .map(of_absence),
+        );
         // What is told of the limit itself is within it.
         let left_out = limit(&mut families, self.config.metrics.series.saturating_sub(1));
         families.insert(
             0,
             Family::new(
-                "tracer_series_left_out",
+                "tracer.series.left_out",
                 "Series that are not told because metrics.series is reached",
                 Unit::None,
                 [Sample::alone(Value::Gauge(left_out as f64))],
@@ -119,9 +201,19 @@ impl Observer {
         );
         let losses = self.losses.note(books);
         let limit = self.config.health.losses.value();
+        let families = Arc::new(families);
+        if let Some(collector) = &mut self.collector {
+            collector.publish(&families, books.now);
+        }
         let scrape = Scrape {
-            families: Arc::new(families),
-            health: Health::of(losses, limit, &self.degraded),
+            families,
+            health: Health::of(
+                losses,
+                limit,
+                &self.degraded,
+                &books.reading.gone,
+                self.sight.look(books),
+            ),
         };
         self.scrapes.send_replace(scrape);
     }
@@ -131,10 +223,9 @@ impl Consumer for Observer {
     const WANTS_HOLDINGS: bool = true;
     const WANTS_READINGS: bool = true;
 
-    fn meta(&mut self, meta: &Meta, started: Timestamp, _: WallOffset, _: &mut BytesMut) {
-        self.seen.began = started;
-        self.seen.now = started;
-        self.ledger = Some(Ledger::new(meta));
+    fn meta(&mut self, meta: &Meta, started: Timestamp, wall: WallOffset, _: &mut BytesMut) {
+        self.watch.begin(started);
+        self.ledger = Some(Ledger::new(meta, self.most_connections()));
         let refused = |state: &ProbeState| match state {
             ProbeState::Attached => None,
             ProbeState::Refused(reason) => Some(reason.clone()),
@@ -143,7 +234,10 @@ impl Consumer for Observer {
             .filter(|probe| !only_adds_precision(probe.name))
             .filter_map(|probe| Some(format!("{}: {}", probe.purpose, refused(&probe.state)?)))
             .collect();
+        self.manager = Manager::of_environment();
         self.remember(meta);
+        self.look_back(meta);
+        self.send(started, wall);
         if let Some(server) = self.server.take()
             && let Err(error) = server.start(self.scrapes.subscribe())
         {
@@ -151,18 +245,23 @@ impl Consumer for Observer {
         }
     }
 
-    fn close(&mut self, record: &Record, _: WallOffset, _: &mut BytesMut) {
+    fn close(&mut self, record: &Record, wall: WallOffset, _: &mut BytesMut) {
         if let Some(ledger) = &mut self.ledger {
             ledger.close(record);
         }
+        if let Some(collector) = &mut self.collector {
+            collector.close(record, wall, &self.watch.seen().names);
+        }
+        self.watch.close(record);
     }
 
     fn end(&mut self, record: &Record, wall: WallOffset, _: &mut BytesMut) {
         if let Some(ledger) = &mut self.ledger {
             ledger.end(record);
         }
+        self.watch.end(record);
         if let Some(history) = &mut self.history {
-            history.offer(Row::of(record, wall, &self.names));
+            history.offer(Row::of(record, wall, &self.watch.seen().names));
         }
     }
 
@@ -170,69 +269,105 @@ impl Consumer for Observer {
         if let Some(ledger) = &mut self.ledger {
             ledger.call(call);
         }
+        self.watch.call(call);
+    }
+
+    fn most_connections(&self) -> usize {
+        self.started.trace.connections
     }
 
     fn wants_names(&self) -> bool {
-        self.started.history.is_some()
+        let started = &self.started;
+        started.history.is_some() || started.diagnose.enabled || sends_closes(started)
     }
 
     fn name(&mut self, name: &Name) {
-        self.names.learn(name);
+        self.watch.name(name);
     }
 
     fn holding(&mut self, change: &HoldingChange) {
-        self.seen.ports.handle(change);
+        self.watch.holding(change);
     }
 
-    fn namespace(&mut self, reading: &NamespaceReading) {
-        let seen = self.seen.namespaces.entry(reading.netns_cookie);
-        seen.and_modify(|known| known.latest = reading.clone())
-            .or_insert_with(|| NamespaceSeen {
-                inode: reading.netns,
-                first: reading.clone(),
-                latest: reading.clone(),
-            });
+    fn namespace(&mut self, reading: &NamespaceReading, opened: Opened) {
+        let met = self.met_by(opened);
+        let absence = self.absence.as_mut();
+        if let Some(unwatched) = absence.and_then(|absence| absence.read(reading, met)) {
+            tracing::info!("{unwatched}");
+        }
+        self.sight.note(reading);
+        self.watch.namespace(reading);
+    }
+
+    fn inventory(&mut self, inventory: &Inventory) {
+        self.watch.inventory(inventory);
     }
 
     fn loss(&mut self, loss: &Loss, _: WallOffset, _: &mut BytesMut) {
         tracing::warn!("{loss}");
     }
 
-    fn sweep(&mut self, _: &Sweep, _: WallOffset, _: &mut BytesMut) {}
+    fn sweep(&mut self, sweep: &Sweep, _: WallOffset, _: &mut BytesMut) {
+        self.watch.sweep(sweep);
+    }
 
     fn tick(&mut self, books: &Books<'_>) {
-        self.seen.now = self.seen.now.max(books.now);
-        self.seen.ports.age(self.seen.now);
-        // A namespace that is no longer read is gone.
-        let now = self.seen.now;
-        self.seen
-            .namespaces
-            .retain(|_, seen| now.since(seen.latest.at) < FORGOTTEN);
+        if let Some(answer) = self.watch.tick(books.now) {
+            for notice in self.findings.take(answer.findings, books.now) {
+                self.tell(&notice);
+            }
+        }
         if self.ticks.is_multiple_of(PORTS_EVERY) {
-            self.routes = Outlooks::of(&self.seen, self.config.metrics.destinations);
+            self.routes = Outlooks::of(self.watch.seen(), self.config.metrics.destinations);
+        }
+        if let Some(crowded) = self.crowd.note(books.now, books.totals) {
+            tracing::warn!("{crowded}");
         }
         if let Some(history) = &mut self.history {
             history.tick();
         }
+        self.met = self.met_by(Opened::of(books.totals));
+        if self.ticks.is_multiple_of(LEFT_EVERY)
+            && let Some(left) = self.left(false)
+        {
+            // The disk may be slow.
+            tokio::task::spawn_blocking(move || write(&left));
+        }
         self.publish(books);
         // Now there is something to read.
         if self.ticks == 0 {
-            systemd::ready();
+            self.manager.ready();
         }
         self.ticks += 1;
         let totals = books.totals;
-        systemd::alive(&format!(
+        self.manager.alive(format!(
             "{} connections open, {} in TIME_WAIT; {} events lost, {} missed",
             totals.open, totals.in_time_wait, books.reading.ring_lost, books.missed
         ));
     }
 
     fn reload(&mut self) {
-        systemd::reloading();
+        self.manager.reloading();
         match AgentConfig::load(&self.args) {
             Ok(config) => {
                 for key in self.started.needs_restart(&config) {
                     tracing::warn!("{key} has changed: that takes a restart");
+                }
+                if sends_closes(&config) && !self.wants_names() {
+                    tracing::warn!(
+                        "no control groups and containers are in the log records: that takes a restart"
+                    );
+                }
+                if config.otlp != self.config.otlp
+                    && let Some(collector) = &mut self.collector
+                    && let Err(error) = collector.set(config.otlp.as_ref())
+                {
+                    let error = anyhow::Error::from(error);
+                    tracing::error!("the collector stays what it was: {error:#}");
+                }
+                self.watch.turn(config.diagnose.enabled);
+                if !config.diagnose.enabled {
+                    self.findings.stop();
                 }
                 self.config = config;
                 tracing::info!("the configuration was read again");
@@ -240,11 +375,16 @@ impl Consumer for Observer {
             // What holds goes on to hold.
             Err(error) => tracing::error!("the configuration stays as it was: {error}"),
         }
-        systemd::ready();
+        self.manager.ready();
     }
 
     fn summary(&mut self, _: &Summary, _: &mut BytesMut) {
-        systemd::stopping();
+        self.manager.stopping();
+        if let Some(left) = self.left(true) {
+            write(&left);
+        }
+        // Both may take seconds: at the same time.
+        let sending = self.collector.as_mut().and_then(Collector::finish);
         if let Some(history) = self.history.take() {
             let Stats {
                 rows_dropped,
@@ -258,13 +398,36 @@ impl Consumer for Observer {
                 );
             }
         }
+        if let (Some(sending), Some(collector)) = (sending, &self.collector) {
+            sending.wait();
+            collector.tell_what_is_missing();
+        }
         self.scrapes
             .send_modify(|scrape| scrape.health = Health::stopped());
     }
 }
 
-/// How long a network namespace is remembered that is no longer read, nanoseconds.
-const FORGOTTEN: u64 = 300_000_000_000;
+fn sends_closes(config: &AgentConfig) -> bool {
+    config.otlp.as_ref().is_some_and(|otlp| otlp.logs.is_some())
+}
+
+fn write(left: &Left) {
+    if let Err(error) = left.write() {
+        tracing::warn!("failed to write how the kernel's counters stand: {error}");
+    }
+}
+
+/// What is told of the time when no agent ran.
+fn of_absence(Unwatched { opens, .. }: Unwatched) -> Family {
+    let counts = [("client", opens.clients), ("server", opens.servers)];
+    Family::new(
+        "tracer.opens.unwatched",
+        "Connections that the kernel counted before this agent watched, and since the last one \
+         stopped, was killed, or the host started",
+        Unit::None,
+        counts.map(|(role, count)| Sample::of([("role", role.into())], Value::Counter(count))),
+    )
+}
 
 /// What is told of the history.
 fn of_history(stats: &Stats) -> [Family; 3] {
@@ -278,7 +441,7 @@ fn of_history(stats: &Stats) -> [Family; 3] {
     ];
     [
         Family::new(
-            "tracer_history_rows",
+            "tracer.history.rows",
             "Connections that are in whole files of the history, or in none because the disk or \
              the writer did not keep up",
             Unit::None,
@@ -287,12 +450,12 @@ fn of_history(stats: &Stats) -> [Family; 3] {
             }),
         ),
         counter(
-            "tracer_history_files",
+            "tracer.history.files",
             "Whole files of the history",
             stats.files,
         ),
         counter(
-            "tracer_history_errors",
+            "tracer.history.errors",
             "Steps that failed as the history was written",
             stats.errors,
         ),

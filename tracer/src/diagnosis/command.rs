@@ -38,7 +38,7 @@ pub fn prefix(seen: &Seen, netns_cookie: u64) -> String {
     let holders = here.flat_map(|(_, used)| used.programs.values());
     let holding = holders.filter_map(|holders| holders.pids.last()).max();
     let opening = || {
-        let routes = seen.routes.iter();
+        let routes = seen.tallies.routes.iter();
         let here = routes.filter(|(route, _)| route.netns_cookie == netns_cookie);
         let traffic = here.flat_map(|(_, programs)| programs.values());
         traffic.filter_map(|traffic| traffic.pids.last()).max()

@@ -103,7 +103,7 @@ pub fn culprit(seen: &Seen, route: &Route) -> Culprit {
     // local address tells less, but the same kind of thing.
     let weight = |party: &Party| party.held + party.opened;
     let elsewhere = || {
-        let routes = seen.routes.keys();
+        let routes = seen.tallies.routes.keys();
         let same = routes.filter(|other| is_beside(other, route));
         same.flat_map(|other| self::parties(seen, other)).collect()
     };
@@ -149,20 +149,22 @@ pub fn parties(seen: &Seen, route: &Route) -> Vec<Party> {
             party.meet(&traffic.pids);
         }
     }
-    if is_busiest(seen, route) {
-        for (key, tally) in &seen.calls {
-            let is_ours = key.call == Call::Connect
-                && i32::from(key.errno) == libc::EADDRNOTAVAIL
-                && key.netns_cookie == route.netns_cookie
-                && key.address == Some(route.destination);
-            if is_ours {
-                let party = party(&mut parties, key.program);
-                let failed = tally.count.saturating_sub(tally.with_record);
-                party.source = Source::Exact;
-                party.opened += failed;
-                party.failed += failed;
-                party.meet(&tally.pids);
-            }
+    let calls = seen.tallies.calls.iter().filter(|(key, _)| {
+        key.call == Call::Connect
+            && i32::from(key.errno) == libc::EADDRNOTAVAIL
+            && key.netns_cookie == route.netns_cookie
+            && key.address == Some(route.destination)
+    });
+    let mut calls = calls.peekable();
+    // To look at all routes is dear.
+    if calls.peek().is_some() && is_busiest(seen, route) {
+        for (key, tally) in calls {
+            let party = party(&mut parties, key.program);
+            let failed = tally.count.saturating_sub(tally.with_record);
+            party.source = Source::Exact;
+            party.opened += failed;
+            party.failed += failed;
+            party.meet(&tally.pids);
         }
     }
     parties.retain(|party| is_known(&party.program));
@@ -258,7 +260,9 @@ fn without_source(seen: &Seen, route: &Route) -> Option<Route> {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    (source != route.source && is_busiest(seen, route)).then_some(Route { source, ..*route })
+    let without = Route { source, ..*route };
+    let is_told = source != route.source && seen.tallies.routes.contains_key(&without);
+    (is_told && is_busiest(seen, route)).then_some(without)
 }
 
 /// What is told of a destination alone, without a local address, belongs to the route there that has
@@ -389,7 +393,7 @@ mod tests {
         // Which of two it is, a process in common tells alone.
         example.fail(call, address, program("nginx"), (1, 0));
         assert_eq!(told(&example)[1], (web, 3, 1));
-        for tally in example.seen.calls.values_mut() {
+        for tally in example.seen.tallies.calls.values_mut() {
             tally.pids = vec![1];
         }
         let nobodys = (program("nginx"), 0, 1);

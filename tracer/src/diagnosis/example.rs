@@ -7,7 +7,8 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use tracer_common::tcp::{Endpoint, Flow};
 
-use super::seen::{CallKey, Listener, NamespaceSeen, Seen};
+use super::seen::{Listener, NamespaceSeen, Seen};
+use super::tallies::CallKey;
 use super::traffic::{Ending, Traffic};
 use crate::ports::{Program, Route, Service};
 use crate::record::holding::{Holding, HoldingChange, Owner, Side, Use};
@@ -124,6 +125,7 @@ impl Example {
                 listen_drops: Some(0),
                 aborts_on_memory: Some(0),
                 active_opens: Some(0),
+                passive_opens: Some(0),
                 retransmitted: Some(0),
                 time_waits: Some(0),
                 orphans: Some(0),
@@ -293,13 +295,13 @@ impl Example {
 
     /// What `program` did as a client on a route.
     pub fn traffic(&mut self, route: Route, program: Program) -> &mut Traffic {
-        let programs = self.seen.routes.entry(route).or_default();
+        let programs = self.seen.tallies.routes.entry(route).or_default();
         programs.entry(program).or_default()
     }
 
     /// What `program` did as a server on the host's `port`.
     pub fn served(&mut self, port: u16, program: Program) -> &mut Traffic {
-        let programs = self.seen.services.entry(service(port)).or_default();
+        let programs = self.seen.tallies.services.entry(service(port)).or_default();
         programs.entry(program).or_default()
     }
 
@@ -318,7 +320,7 @@ impl Example {
             address: address.map(endpoint),
             program,
         };
-        let tally = self.seen.calls.entry(key).or_default();
+        let tally = self.seen.tallies.calls.entry(key).or_default();
         tally.count += count;
         tally.with_record += with_record;
         tally.pids = vec![pid(&program)];

@@ -19,6 +19,9 @@ pub enum Severity {
 }
 
 impl Severity {
+    /// The worst first.
+    pub const ALL: [Self; 3] = [Self::Error, Self::Warning, Self::Info];
+
     /// As JSON spells it.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -66,10 +66,15 @@ impl<'a> Loads<'a> {
 
     /// The load of `route`.
     pub fn of(&mut self, route: &Route) -> Load {
-        let netns_cookie = route.netns_cookie;
+        let seen = self.seen;
+        Load::in_space(seen, route, self.space(route.netns_cookie))
+    }
+
+    /// The ports that connect() chooses from in a network namespace.
+    pub fn space(&mut self, netns_cookie: u64) -> Option<&Space> {
         let space = self.spaces.entry(netns_cookie);
         let space = space.or_insert_with(|| self.seen.space(netns_cookie));
-        Load::in_space(self.seen, route, space.as_ref())
+        space.as_ref()
     }
 }
 
@@ -195,7 +200,7 @@ impl Load {
 /// none has closed.
 #[must_use]
 pub fn time_wait_share_of(seen: &Seen, route: &Route, program: &Program) -> Option<f64> {
-    let traffic = seen.routes.get(route)?.get(program)?;
+    let traffic = seen.tallies.routes.get(route)?.get(program)?;
     time_wait_share(&[traffic])
 }
 

@@ -2,7 +2,7 @@
 
 use super::load::Loads;
 use super::seen::Seen;
-use crate::ports::{Forecast, Route, forecast};
+use crate::ports::{Forecast, Route, RouteUse, forecast};
 
 /// A route's ports, now and to come.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,40 +19,66 @@ pub struct RouteOutlook {
     pub forecast: Forecast,
 }
 
+/// Some routes, and what all others come to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Busiest {
+    /// Those that are told of, the fullest first.
+    pub routes: Vec<RouteOutlook>,
+    /// Ports in use on all others.
+    pub others: u64,
+}
+
 /// The `most` routes on which the largest shares of the ports are in use, of those that are `wanted`,
-/// the fullest first.
+/// the fullest first. There may be ten thousand: the future is worked out for these alone.
 #[must_use]
 pub fn busiest(
     seen: &Seen,
     most: usize,
-    wanted: impl Fn(&Route, Option<u32>) -> bool,
-) -> Vec<RouteOutlook> {
+    wanted: impl Fn(&Route, &RouteUse, Option<u32>) -> bool,
+) -> Busiest {
+    let netns = |route: &Route| Some(seen.namespaces.get(&route.netns_cookie)?.inode);
     let mut loads = Loads::new(seen);
-    let mut routes: Vec<RouteOutlook> = seen
-        .ports
-        .routes()
-        .filter_map(|(route, used)| {
-            let namespace = seen.namespaces.get(&route.netns_cookie);
-            let netns = namespace.map(|namespace| namespace.inode);
-            let load = loads.of(route);
-            let capacity = load.capacity?;
-            let is_shown = load.used > 0 && wanted(route, netns);
-            is_shown.then(|| RouteOutlook {
-                route: *route,
-                netns,
-                used: load.used,
-                capacity,
-                forecast: forecast(used, capacity, &load.habits(seen), seen.now),
-            })
+    let mut others = 0;
+    let mut fullest = Vec::new();
+    for (route, used) in seen.ports.routes() {
+        let Some(space) = loads.space(route.netns_cookie) else {
+            continue;
+        };
+        let (number, capacity) = (used.used_of(space), space.capacity());
+        if number > 0 && wanted(route, used, netns(route)) {
+            fullest.push((number as f64 / (capacity as f64).max(1.0), number, *route));
+        } else {
+            others += number;
+        }
+    }
+    let fuller = |one: &(f64, u64, Route), other: &(f64, u64, Route)| {
+        let share = other.0.total_cmp(&one.0);
+        share.then_with(|| one.2.cmp(&other.2))
+    };
+    if let Some((_, _, rest)) =
+        (most < fullest.len()).then(|| fullest.select_nth_unstable_by(most, fuller))
+    {
+        others += rest.iter().map(|(_, number, _)| number).sum::<u64>();
+        others += fullest[most].1;
+        fullest.truncate(most);
+    }
+    fullest.sort_unstable_by(fuller);
+    let outlooks = fullest.iter().filter_map(|(_, _, route)| {
+        let used = seen.ports.route(route)?;
+        let load = loads.of(route);
+        let capacity = load.capacity?;
+        Some(RouteOutlook {
+            route: *route,
+            netns: netns(route),
+            used: load.used,
+            capacity,
+            forecast: forecast(used, capacity, &load.habits(seen), seen.now),
         })
-        .collect();
-    let share = |route: &RouteOutlook| route.used as f64 / (route.capacity as f64).max(1.0);
-    routes.sort_by(|one, other| {
-        let fuller = share(other).total_cmp(&share(one));
-        fuller.then_with(|| one.route.cmp(&other.route))
     });
-    routes.truncate(most);
-    routes
+    Busiest {
+        routes: outlooks.collect(),
+        others,
+    }
 }
 
 #[cfg(test)]
@@ -71,12 +97,14 @@ mod tests {
         ] {
             example.hold(route(destination), program("php-fpm"), Use::TimeWait, held);
         }
-        let routes = busiest(&example.seen, 2, |_, _| true);
-        let used: Vec<u64> = routes.iter().map(|route| route.used).collect();
-        assert_eq!(used, [90, 40]);
+        let busy = busiest(&example.seen, 2, |_, _, _| true);
+        let used: Vec<u64> = busy.routes.iter().map(|route| route.used).collect();
+        assert_eq!((used, busy.others), (vec![90, 40], 10));
+        let none = busiest(&example.seen, 0, |_, _, _| true);
+        assert_eq!((none.routes.len(), none.others), (0, 140));
         let wanted = route("10.0.0.9:80");
-        let one = busiest(&example.seen, 2, |route, _| *route == wanted);
-        assert_eq!(one.len(), 1);
-        assert_eq!(one[0].used, 10);
+        let one = busiest(&example.seen, 2, |route, _, _| *route == wanted);
+        assert_eq!((one.routes.len(), one.others), (1, 130));
+        assert_eq!(one.routes[0].used, 10);
     }
 }

@@ -5,39 +5,14 @@ use std::net::IpAddr;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
-use tracer_common::tcp::Endpoint;
 
+use super::left_out::LeftOut;
+use super::tallies::Tallies;
 use super::traffic::Traffic;
 use crate::attribution::Names;
 use crate::ports::{Account, Program, Route, Service, Space};
 use crate::stream::{self, NamespaceReading, Sweep};
 use crate::time::Timestamp;
-
-/// Calls that failed, of one program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct CallKey {
-    /// Cookie of the network namespace; 0: not known.
-    pub netns_cookie: u64,
-    /// Which call.
-    pub call: stream::Call,
-    /// Its errno.
-    pub errno: u16,
-    /// connect(): the destination; bind(): the address.
-    pub address: Option<Endpoint>,
-    /// The program.
-    pub program: Program,
-}
-
-/// How often a call failed.
-#[derive(Clone, Debug, Default)]
-pub struct CallTally {
-    /// How often.
-    pub count: u64,
-    /// Of these, connects that [`Traffic::endings`] counts too.
-    pub with_record: u64,
-    /// Some processes.
-    pub pids: Vec<u32>,
-}
 
 /// The readings of a network namespace.
 #[derive(Clone, Debug)]
@@ -72,12 +47,8 @@ pub struct Seen {
     pub now: Timestamp,
     /// Who holds which ports.
     pub ports: Account,
-    /// What clients' connections did, by route and program.
-    pub routes: HashMap<Route, HashMap<Program, Traffic, RandomState>, RandomState>,
-    /// What servers' connections did, by service and program.
-    pub services: HashMap<Service, HashMap<Program, Traffic, RandomState>, RandomState>,
-    /// Calls that failed.
-    pub calls: HashMap<CallKey, CallTally, RandomState>,
+    /// What has been counted since it began.
+    pub tallies: Tallies,
     /// Network namespaces by cookie.
     pub namespaces: HashMap<u64, NamespaceSeen, RandomState>,
     /// What things are called.
@@ -88,6 +59,8 @@ pub struct Seen {
     pub close_waits: HashMap<(u64, Program), CloseWaits, RandomState>,
     /// Listening sockets, as the latest inventories show them, by cookie of the socket.
     pub listeners: HashMap<u64, Listener, RandomState>,
+    /// What there was no room for since it began.
+    pub left_out: LeftOut,
 }
 
 /// The CLOSE_WAITs that a program holds now, in one network namespace.
@@ -142,6 +115,6 @@ impl Seen {
 
     /// The traffic of all programs on a route.
     pub fn traffic(&self, route: &Route) -> impl Iterator<Item = (&Program, &Traffic)> {
-        self.routes.get(route).into_iter().flatten()
+        self.tallies.routes.get(route).into_iter().flatten()
     }
 }

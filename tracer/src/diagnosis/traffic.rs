@@ -57,7 +57,7 @@ pub struct Traffic {
     /// Opening to the end of the full socket, of those and of connects that failed: how long each
     /// held its port, its TIME_WAIT not counted.
     pub holds: Sum,
-    /// SYN to ESTABLISHED; clients only.
+    /// SYN to ESTABLISHED, of those that opened during the watch; clients only.
     pub handshakes: Sum,
     /// SYNs sent again; clients only.
     pub syn_retransmits: u64,
@@ -121,8 +121,8 @@ impl Traffic {
         fitting.map(|(_, count)| count).sum()
     }
 
-    /// Takes a verdict in.
-    pub(super) fn close(&mut self, record: &Record) {
+    /// Takes a verdict in, of a watch that began at `since`.
+    pub(super) fn close(&mut self, record: &Record, since: Timestamp) {
         let close = &record.close;
         // A firewall's REJECT refuses by an ICMP port unreachable as another host does by RST.
         let cause = match (close.cause, close.errno.map(i32::from)) {
@@ -145,7 +145,10 @@ impl Traffic {
                 self.holds.add(closed.since(opened));
             }
         }
-        if let Some(handshake) = record.handshake_ns {
+        // Each is an attempt of the watch, which one from before it is not.
+        if let Some(handshake) = record.handshake_ns
+            && record.opened_at.is_none_or(|opened| opened >= since)
+        {
             self.handshakes.add(handshake);
         }
         self.syn_retransmits += u64::from(record.syn_retransmits.unwrap_or(0));

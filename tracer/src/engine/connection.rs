@@ -8,7 +8,7 @@ use super::close::Rule;
 use super::holdings::Told;
 use super::lexicon::Who;
 use super::timeline::Timeline;
-use super::timewait::Minisocket;
+use super::timewait::{Life, Minisocket};
 use crate::record::{Incomplete, IncompleteSet, Previous, Process, Role};
 use crate::time::Timestamp;
 
@@ -413,6 +413,21 @@ impl Connection {
         match self.minisocket_mut() {
             Some(minisocket) => minisocket.rest_at(now),
             None => Rest::No,
+        }
+    }
+
+    /// Whether nothing that comes within moments is awaited of it, so that it can be followed no more
+    /// without being taken for another.
+    pub fn may_be_let_go(&self) -> bool {
+        let Some(late) = &self.late else {
+            return self.role != Role::Listener && self.is_open();
+        };
+        match &late.minisocket {
+            None => self.role != Role::Listener && self.is_open(),
+            Some(minisocket) => {
+                let is_settled = late.verdict.is_some() || self.is(Bit::MinisocketOnly);
+                !self.is_open() && is_settled && matches!(minisocket.life, Life::Running)
+            }
         }
     }
 

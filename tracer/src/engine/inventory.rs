@@ -163,7 +163,7 @@ impl Engine {
                 Some((Some(ended_at), generation)) if ended_at < inventory.from => generation + 1,
                 Some(_) => return None,
             };
-            return Some(self.adopt_found(inventory, found, generation));
+            return self.adopt_found(inventory, found, generation);
         };
         let connection = self.table.connection(id)?;
         let is_old = connection.last_heard() < inventory.from;
@@ -172,7 +172,7 @@ impl Engine {
             // A later connection of the same socket, whose opening was lost.
             Holder::Socket { .. } if !open && is_old => {
                 let generation = connection.generation + 1;
-                Some(self.adopt_found(inventory, found, generation))
+                self.adopt_found(inventory, found, generation)
             }
             Holder::Socket { .. } => open.then_some(id),
             // It closed, and that was lost.
@@ -187,8 +187,15 @@ impl Engine {
         }
     }
 
-    /// Takes up a socket of which no event has told.
-    fn adopt_found(&mut self, inventory: &Inventory, found: &Found, generation: u32) -> Id {
+    /// Takes up a socket of which no event has told, while there is room: nobody is let go for it but
+    /// for a listener. Of those who are followed more is known, and the next inventory finds it again.
+    fn adopt_found(&mut self, inventory: &Inventory, found: &Found, generation: u32) -> Option<Id> {
+        let listen = TcpState::Listen;
+        let is_listener = matches!(found.holder, Holder::Socket { state, .. } if state == listen);
+        if !is_listener && self.is_full() {
+            self.totals.passed_over += 1;
+            return None;
+        }
         let netns = (inventory.netns_cookie, inventory.netns);
         // Its kernel address is not told; events will bear its cookie.
         let mut connection = Connection::new(netns, found.cookie, found.flow);
@@ -206,16 +213,17 @@ impl Engine {
                 if state == TcpState::Listen {
                     connection.role = Role::Listener;
                 }
+                let id = self.take_up(connection)?;
                 self.totals.found_open += 1;
                 self.totals.open += 1;
-                self.table.insert(connection)
+                Some(id)
             }
             Holder::Minisocket { .. } => {
                 connection.set(Bit::MinisocketOnly);
+                let id = self.take_up(connection)?;
                 self.totals.minisockets_found += 1;
-                let id = self.table.insert(connection);
                 self.attach_found(id, inventory, found);
-                id
+                Some(id)
             }
         }
     }

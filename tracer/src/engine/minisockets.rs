@@ -38,14 +38,17 @@ impl Engine {
         if self.is_told(event) {
             return;
         }
-        self.totals.minisockets_seen += 1;
-        let id = self.full_socket_of(event).unwrap_or_else(|| {
+        let Some(id) = self.full_socket_of(event).or_else(|| {
             let mut connection = names::adopted(event);
             connection.generation = self.next_generation(event);
+            let id = self.take_up(connection)?;
             self.totals.found_open += 1;
             self.totals.open += 1;
-            self.table.insert(connection)
-        });
+            Some(id)
+        }) else {
+            return;
+        };
+        self.totals.minisockets_seen += 1;
         self.learn(id, &event.socket);
         self.attach(id, event, shown, Sign::Move);
         let jiffies = self.jiffies;
@@ -93,7 +96,10 @@ impl Engine {
         let id = match self.find_minisocket(event, Minisocket::is_alive) {
             Some(id) => id,
             None if self.is_told(event) => return,
-            None => self.adopt_minisocket(event, shown),
+            None => match self.adopt_minisocket(event, shown) {
+                Some(id) => id,
+                None => return,
+            },
         };
         let jiffies = self.jiffies;
         if let Some(minisocket) = self.minisocket_mut(id) {
@@ -127,7 +133,10 @@ impl Engine {
                 if told.is_some_and(|told| event.at.since(told) < STRAGGLE) {
                     return;
                 }
-                self.adopt_minisocket(event, shown)
+                match self.adopt_minisocket(event, shown) {
+                    Some(id) => id,
+                    None => return,
+                }
             }
         };
         if self.minisocket(id).is_some_and(Minisocket::is_alive) {
@@ -397,11 +406,11 @@ impl Engine {
     }
 
     /// A minisocket that ran before we looked, met as its timer is taken off the wheel.
-    fn adopt_minisocket(&mut self, event: &Event, shown: &stream::Minisocket) -> Id {
+    fn adopt_minisocket(&mut self, event: &Event, shown: &stream::Minisocket) -> Option<Id> {
         let mut connection = names::adopted(event);
         connection.set(Bit::MinisocketOnly);
+        let id = self.take_up(connection)?;
         self.totals.minisockets_found += 1;
-        let id = self.table.insert(connection);
         self.attach(id, event, shown, Sign::Silent);
         let jiffies = self.jiffies;
         if shown.substate == TcpState::TimeWait
@@ -410,7 +419,7 @@ impl Engine {
             minisocket.enter_before(event.at, shown, jiffies);
             self.on_entered(id);
         }
-        id
+        Some(id)
     }
 
     fn attach(&mut self, id: Id, event: &Event, shown: &stream::Minisocket, sign: Sign) {

@@ -15,7 +15,8 @@
 //!
 //! A connection lives in the table from its first event to the end of its TIME_WAIT. `state.rs`
 //! checks its steps, `close.rs` gives the verdict one millisecond after CLOSE, `timewait.rs`
-//! follows the minisocket, `reuse.rs` tells who took the tuple.
+//! follows the minisocket, `reuse.rs` tells who took the tuple. Where there are too many, `room.rs`
+//! lets one go.
 //!
 //! `table.rs` finds a connection by its names. It is 192 bytes (`connection.rs`, in a `slab.rs`) while
 //! it is open, and some 120 (`pack.rs`, in an `arena.rs`) while nothing is awaited but the end of its
@@ -42,6 +43,7 @@ mod names;
 mod pack;
 mod queue;
 mod reuse;
+mod room;
 mod slab;
 mod sockets;
 mod state;
@@ -72,7 +74,7 @@ use timers::{Timer, Timers};
 use timewait::{Jiffies, Minisocket};
 
 pub use ahead::EVENTS_AHEAD;
-pub use totals::{EndedBy, EnteredFrom, Totals};
+pub use totals::{EndedBy, EnteredFrom, Evicted, Totals};
 
 /// What the engine must know of the host and of its probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +97,8 @@ pub struct Config {
     pub transitions: bool,
     /// Whether to give [`Output::Holding`].
     pub holdings: bool,
+    /// The most connections that are followed at once: beyond it one is let go for each that comes.
+    pub connections: usize,
 }
 
 /// What comes out.

@@ -68,9 +68,9 @@ impl Engine {
         if from == TcpState::Listen {
             connection.role = Role::Listener;
         }
+        let id = self.take_up(connection)?;
         self.totals.found_open += 1;
         self.totals.open += 1;
-        let id = self.table.insert(connection);
         self.on_flow_known(id);
         Some(id)
     }

@@ -221,6 +221,10 @@ impl Engine {
             connection.generation = self.next_generation(event);
         }
         self.totals.count_opening(connection.role);
+        if !self.has_room() && connection.role != Role::Listener {
+            self.totals.refuse_opening();
+            return;
+        }
         let id = self.table.insert(connection);
         self.step(id, event, from, to);
         self.on_flow_known(id);

@@ -7,6 +7,7 @@
 mod glimpse;
 mod named;
 mod rest;
+mod silent;
 mod whereabouts;
 
 use std::num::NonZeroU32;
@@ -55,6 +56,8 @@ pub(super) struct Table {
     last: Option<(u64, u64, Id)>,
     hasher: RandomState,
     next_serial: u64,
+    /// The place where the next look for a silent one begins.
+    hand: u32,
     /// Connections that may have changed since they were last asked for; `None`: nobody asks.
     touched: Option<Vec<Id>>,
     jiffies: Jiffies,
@@ -76,6 +79,7 @@ impl Table {
             last: None,
             hasher: RandomState::default(),
             next_serial: 0,
+            hand: 0,
             touched: is_watched.then(Vec::new),
             jiffies,
         }

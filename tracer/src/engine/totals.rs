@@ -2,12 +2,13 @@
 
 use tracer_common::tcp::TcpState;
 
+use super::connection::Connection;
 use crate::record::{CloseKind, IncompleteSet, Role, TimeWaitExit};
 
 /// Totals since the start, and what there is now.
 ///
-/// They hold at all times: `opened + found_open = closed + vanished + open`, and
-/// `minisockets_seen + minisockets_found = minisockets + expired + killed + overdue`.
+/// They hold at all times: `opened + found_open = closed + vanished + evicted + open`, and
+/// `minisockets_seen + minisockets_found = minisockets + expired + killed + overdue + evicted`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Openings seen: connections of either role, and listeners.
@@ -26,6 +27,11 @@ pub struct Totals {
     pub closed_listeners: u64,
     /// Full sockets that are gone without their CLOSE having been seen.
     pub vanished: u64,
+    /// Connections that were let go because there were too many.
+    pub evicted: Evicted,
+    /// How often a socket was met without its opening and not taken up because there were too many:
+    /// each inventory meets it again.
+    pub passed_over: u64,
     /// Full sockets that are open now.
     pub open: u64,
     /// Verdicts by kind.
@@ -62,6 +68,25 @@ pub struct Totals {
     pub incomplete_records: u64,
     /// Verdicts that are not complete.
     pub incomplete_closes: u64,
+}
+
+/// Connections that were let go, by what they held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Evicted {
+    /// A full socket.
+    pub open: u64,
+    /// A minisocket in FIN_WAIT2.
+    pub fin_wait2: u64,
+    /// A minisocket in TIME_WAIT.
+    pub time_wait: u64,
+}
+
+impl Evicted {
+    /// All of them.
+    #[must_use]
+    pub const fn all(&self) -> u64 {
+        self.open + self.fin_wait2 + self.time_wait
+    }
 }
 
 /// Entries of TIME_WAIT by the state before.
@@ -130,6 +155,27 @@ impl Totals {
         }
     }
 
+    /// It was seen to open, and there was no room for it.
+    pub(super) fn refuse_opening(&mut self) {
+        self.open -= 1;
+        self.evicted.open += 1;
+    }
+
+    pub(super) fn count_evicted(&mut self, connection: &Connection) {
+        if connection.is_open() {
+            self.open -= 1;
+            self.evicted.open += 1;
+            return;
+        }
+        self.minisockets -= 1;
+        if connection.minisocket().is_some_and(|mini| mini.counted) {
+            self.in_time_wait -= 1;
+            self.evicted.time_wait += 1;
+        } else {
+            self.evicted.fin_wait2 += 1;
+        }
+    }
+
     pub(super) fn count_entry(&mut self, from: Option<TcpState>) {
         let entered = &mut self.entered_from;
         *match from {
@@ -166,16 +212,20 @@ impl Totals {
     /// Connections in the table.
     #[must_use]
     pub const fn tracked(&self) -> u64 {
-        (self.opened + self.found_open + self.minisockets_found).saturating_sub(self.ended)
+        (self.opened + self.found_open + self.minisockets_found)
+            .saturating_sub(self.ended + self.evicted.all())
     }
 
     pub(super) fn balances(&self) -> bool {
-        self.opened + self.found_open == self.closed + self.vanished + self.open
+        let evicted = &self.evicted;
+        self.opened + self.found_open == self.closed + self.vanished + evicted.open + self.open
             && self.opened == self.opened_clients + self.opened_servers + self.opened_listeners
             && self.minisockets_seen + self.minisockets_found
                 == self.minisockets
                     + self.minisockets_expired
                     + self.minisockets_killed
                     + self.minisockets_overdue
+                    + evicted.fin_wait2
+                    + evicted.time_wait
     }
 }

@@ -32,7 +32,7 @@ mod schema;
 mod writer;
 
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 #[cfg(test)]
 mod tests;
 

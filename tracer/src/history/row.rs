@@ -11,11 +11,11 @@ use crate::time::WallOffset;
 /// path (unit, container, pod) is worked out where the row is written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    pub(super) record: Record,
-    pub(super) wall: WallOffset,
-    pub(super) cgroup: Option<Box<str>>,
-    pub(super) cgroup_source: Source,
-    pub(super) netns_name: Option<Box<str>>,
+    pub(crate) record: Record,
+    pub(crate) wall: WallOffset,
+    pub(crate) cgroup: Option<Box<str>>,
+    pub(crate) cgroup_source: Source,
+    pub(crate) netns_name: Option<Box<str>>,
 }
 
 impl Row {

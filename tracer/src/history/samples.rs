@@ -15,17 +15,17 @@ use crate::stream::Name;
 use crate::time::{Timestamp, WallOffset};
 
 /// 2026-11-20 23:58:00 UTC as the host has been up for 800 s.
-pub(super) const WALL: WallOffset = WallOffset(1_795_219_080_000_000_000 - 800_000_000_000);
-pub(super) const CGROUP: &str =
+pub(crate) const WALL: WallOffset = WallOffset(1_795_219_080_000_000_000 - 800_000_000_000);
+pub(crate) const CGROUP: &str =
     "/system.slice/docker-0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a.scope";
 
 /// Milliseconds after that.
-pub(super) const fn at(milliseconds: u64) -> Timestamp {
+pub(crate) const fn at(milliseconds: u64) -> Timestamp {
     Timestamp(800_000_456_789 + milliseconds * 1_000_000)
 }
 
 /// A row of which all is known, ended after `milliseconds`.
-pub(super) fn whole(milliseconds: u64) -> Row {
+pub(crate) fn whole(milliseconds: u64) -> Row {
     let mut names = Names::default();
     names.learn(&Name::Cgroup {
         id: 9_007_199_254_740_993,
@@ -39,7 +39,7 @@ pub(super) fn whole(milliseconds: u64) -> Row {
 }
 
 /// A row of which next to nothing is known.
-pub(super) fn blank(milliseconds: u64) -> Row {
+pub(crate) fn blank(milliseconds: u64) -> Row {
     let nowhere = Endpoint {
         address: IpAddr::from([0, 0, 0, 0]),
         port: 0,

@@ -7,7 +7,8 @@ use super::Histogram;
 /// All that is told under one name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Family {
-    /// Its name, without the unit and without `_total`.
+    /// Its name by OpenTelemetry's rules: parts joined by dots, `tracer` the first, without the unit
+    /// and without `_total`. Prometheus is told underscores for the dots, and both of these.
     pub name: &'static str,
     /// What it is, in one sentence without its stop.
     pub help: &'static str,

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use super::routes::{Outlooks, families as of_routes};
 use super::{Family, Histogram, Sample, Unit, Value};
 use crate::consumer::Books;
-use crate::engine::{EndedBy, EnteredFrom};
+use crate::engine::{EndedBy, EnteredFrom, Evicted};
 use crate::output::errno;
-use crate::record::{Call, CloseCause, CloseKind, Initiator, Record, Role};
+use crate::record::{Call, CloseCause, CloseKind, Initiator, Record, Role, TimeWaitSkipped};
 use crate::stream::{Meta, ProbeState};
 
 /// Seconds. TIME_WAIT is 60 s and the timer wheel's slack of up to 4; what is shorter was cut short,
@@ -34,9 +34,13 @@ type Close = (CloseKind, Option<CloseCause>, usize, usize);
 #[derive(Debug)]
 pub struct Ledger {
     probes: Vec<(&'static str, bool)>,
+    /// The most connections that are followed at once.
+    most_connections: usize,
     closes: BTreeMap<Close, u64>,
     /// System calls that failed, by their names and errnos.
     calls: BTreeMap<(&'static str, u16), u64>,
+    /// Closes that had no TIME_WAIT where one was due.
+    overflows: u64,
     refreshes: u64,
     time_wait: Histogram,
     fin_wait2: Histogram,
@@ -45,16 +49,19 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Nothing is counted yet; `meta` tells which probes are attached.
+    /// Nothing is counted yet; `meta` tells which probes are attached. At most `most_connections`
+    /// are followed at once.
     #[must_use]
-    pub fn new(meta: &Meta) -> Self {
+    pub fn new(meta: &Meta, most_connections: usize) -> Self {
         let is_up = |state: &ProbeState| matches!(state, ProbeState::Attached);
         Self {
             probes: (meta.probes.iter())
                 .map(|probe| (probe.name, is_up(&probe.state)))
                 .collect(),
+            most_connections,
             closes: BTreeMap::new(),
             calls: BTreeMap::new(),
+            overflows: 0,
             refreshes: 0,
             time_wait: Histogram::new(TIME_WAIT),
             fin_wait2: Histogram::new(FIN_WAIT2),
@@ -73,6 +80,10 @@ impl Ledger {
             record.role as usize,
         );
         *self.closes.entry(key).or_default() += 1;
+        match record.time_wait_skipped {
+            Some(TimeWaitSkipped::Overflow) => self.overflows += 1,
+            None => {}
+        }
         if let Some(handshake) = record.handshake_ns {
             self.handshake.observe_ns(handshake);
         }
@@ -104,12 +115,27 @@ impl Ledger {
 
     /// Everything, as it stands. What has few series and must not be missed comes first.
     #[must_use]
-    pub fn families(&self, books: &Books<'_>, routes: &Outlooks) -> Vec<Family> {
+    pub fn families(
+        &self,
+        books: &Books<'_>,
+        findings: impl IntoIterator<Item = Family>,
+        routes: &Outlooks,
+    ) -> Vec<Family> {
         let mut families = self.of_the_agent(books);
+        families.extend(findings);
         families.extend(self.of_connections(books));
         families.extend(self.of_durations());
         families.extend(of_routes(routes));
         families
+    }
+
+    /// Clients that sent no SYN: the kernel found no port for them, and did not count them.
+    #[must_use]
+    pub fn unsent(&self) -> u64 {
+        let is_unsent = |cause| matches!(cause, CloseCause::NoPort | CloseCause::TupleInUse);
+        let closes = self.closes.iter();
+        let unsent = closes.filter(|((_, cause, ..), _)| cause.is_some_and(is_unsent));
+        unsent.map(|(_, count)| count).sum()
     }
 
     fn of_the_agent(&self, books: &Books<'_>) -> Vec<Family> {
@@ -123,7 +149,8 @@ impl Ledger {
         ];
         let probes = self.probes.iter().map(|(name, is_up)| {
             let label = ("probe", (*name).into());
-            Sample::of([label], Value::Gauge(f64::from(u8::from(*is_up))))
+            let is_up = *is_up && !books.reading.gone.contains(name);
+            Sample::of([label], Value::Gauge(f64::from(u8::from(is_up))))
         });
         let programs = &books.reading.programs;
         // The kernel counts them only while its statistics are on: a 0 would be a lie.
@@ -135,34 +162,53 @@ impl Ledger {
         });
         vec![
             Family::new(
-                "tracer_events",
+                "tracer.events",
                 "Events that the hooks met: received, lost for want of room in the ring, or missed \
                  because no program was run",
                 Unit::None,
                 events.map(|(result, count)| labelled("result", result, count)),
             ),
             Family::new(
-                "tracer_probe_up",
+                "tracer.probe_up",
                 "Whether a probe is attached",
                 Unit::None,
                 probes,
             ),
             Family::new(
-                "tracer_probe_runs",
+                "tracer.probe_runs",
                 "Runs of a probe's program, while kernel.bpf_stats_enabled is set",
                 Unit::None,
                 runs,
             ),
             Family::new(
-                "tracer_probe",
+                "tracer.probe",
                 "Time in a probe's program, while kernel.bpf_stats_enabled is set",
                 Unit::Seconds,
                 seconds,
             ),
             gauge(
-                "tracer_connections_tracked",
+                "tracer.connections.tracked",
                 "Connections that are followed now, those in TIME_WAIT among them",
                 books.totals.tracked(),
+            ),
+            gauge(
+                "tracer.connections.limit",
+                "The most connections that are followed at once: trace.connections",
+                self.most_connections as u64,
+            ),
+            Family::new(
+                "tracer.connections.evicted",
+                "Connections that were let go because the limit was reached, by what they held",
+                Unit::None,
+                evicted(&books.totals.evicted)
+                    .map(|(state, count)| labelled("state", state, count)),
+            ),
+            Family::new(
+                "tracer.connections.passed_over",
+                "How often a connection was met that began before, and was not taken up because the \
+                 limit was reached: each look at all sockets meets it again",
+                Unit::None,
+                [Sample::alone(Value::Counter(books.totals.passed_over))],
             ),
         ]
     }
@@ -195,13 +241,13 @@ impl Ledger {
         ];
         vec![
             Family::new(
-                "tracer_tcp_opens",
+                "tracer.tcp.opens",
                 "Sockets that were seen to open",
                 Unit::None,
                 counts("role", &opens),
             ),
             Family::new(
-                "tracer_tcp_closes",
+                "tracer.tcp.closes",
                 "Sockets that came to CLOSE, by how, why, who began, and the side of the handshake",
                 Unit::None,
                 self.closes
@@ -219,13 +265,13 @@ impl Ledger {
                     }),
             ),
             Family::new(
-                "tracer_tcp_connect_failures",
+                "tracer.tcp.connect_failures",
                 "connect() calls that failed after TCP had begun, by why",
                 Unit::None,
                 counts("cause", &self.connect_failures()),
             ),
             Family::new(
-                "tracer_calls_failed",
+                "tracer.calls.failed",
                 "connect(), bind(), socket() and accept() calls that failed, where trace.calls is \
                  set",
                 Unit::None,
@@ -239,25 +285,35 @@ impl Ledger {
                 }),
             ),
             Family::new(
-                "tracer_tcp_time_wait_entries",
+                "tracer.tcp.time_wait_entries",
                 "TIME_WAITs that were entered, by the state before",
                 Unit::None,
                 counts("from", &entries),
             ),
             Family::new(
-                "tracer_tcp_time_wait_ends",
+                "tracer.tcp.time_wait_skipped",
+                "Closes without the TIME_WAIT that was due, by why: overflow is tcp_max_tw_buckets \
+                 or memory",
+                Unit::None,
+                counts(
+                    "reason",
+                    &[(TimeWaitSkipped::Overflow.name(), self.overflows)],
+                ),
+            ),
+            Family::new(
+                "tracer.tcp.time_wait_ends",
                 "TIME_WAITs that ended, by how",
                 Unit::None,
                 counts("exit", &ends(&totals.ended_by)),
             ),
             Family::new(
-                "tracer_tcp_time_wait_refreshes",
+                "tracer.tcp.time_wait_refreshes",
                 "How often the timers of TIME_WAITs were set anew, counted when these end",
                 Unit::None,
                 [Sample::alone(Value::Counter(self.refreshes))],
             ),
             gauge(
-                "tracer_tcp_time_wait_current",
+                "tracer.tcp.time_wait_current",
                 "Connections in TIME_WAIT now",
                 totals.in_time_wait,
             ),
@@ -271,22 +327,22 @@ impl Ledger {
         };
         vec![
             histogram(
-                "tracer_tcp_time_wait",
+                "tracer.tcp.time_wait",
                 "How long TIME_WAIT held a connection, measured from entry to end",
                 &self.time_wait,
             ),
             histogram(
-                "tracer_tcp_fin_wait2",
+                "tracer.tcp.fin_wait2",
                 "How long the peer's FIN was waited for, in socket and minisocket",
                 &self.fin_wait2,
             ),
             histogram(
-                "tracer_tcp_handshake",
+                "tracer.tcp.handshake",
                 "SYN_SENT to ESTABLISHED, of clients",
                 &self.handshake,
             ),
             histogram(
-                "tracer_tcp_connection",
+                "tracer.tcp.connection",
                 "From the opening of a connection to CLOSE",
                 &self.connection,
             ),
@@ -316,6 +372,19 @@ impl Ledger {
 fn gauge(name: &'static str, help: &'static str, value: u64) -> Family {
     let sample = Sample::alone(Value::Gauge(value as f64));
     Family::new(name, help, Unit::None, [sample])
+}
+
+fn evicted(evicted: &Evicted) -> [(&'static str, u64); 3] {
+    let Evicted {
+        open,
+        fin_wait2,
+        time_wait,
+    } = *evicted;
+    [
+        ("open", open),
+        ("FIN_WAIT2", fin_wait2),
+        ("TIME_WAIT", time_wait),
+    ]
 }
 
 fn ends(by: &EndedBy) -> [(&'static str, u64); 7] {

@@ -8,11 +8,13 @@
 //! bears an ephemeral port, and none bears text that others chose.
 
 mod family;
+mod findings;
 mod histogram;
 mod ledger;
 mod routes;
 
 pub use family::{Family, Label, Sample, Unit, Value, limit};
+pub use findings::FindingCounts;
 pub use histogram::Histogram;
 pub use ledger::Ledger;
 pub use routes::Outlooks;

@@ -3,38 +3,27 @@
 use std::net::SocketAddr;
 
 use super::{Family, Label, Sample, Unit, Value};
-use crate::diagnosis::{RouteOutlook, Seen, busiest};
-use crate::ports::{Outlook, Route};
+use crate::diagnosis::{Busiest, RouteOutlook, Seen, busiest};
+use crate::ports::{Outlook, Route, RouteUse};
 
 /// The busiest routes, and what the others come to.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Outlooks {
-    busiest: Vec<RouteOutlook>,
-    /// Ports in use on all others.
-    others: u64,
-}
+pub struct Outlooks(Busiest);
 
 impl Outlooks {
     /// The `most` routes of `seen` on which the largest shares of the ports are in use.
     #[must_use]
     pub fn of(seen: &Seen, most: usize) -> Self {
-        let routes = busiest(seen, usize::MAX, |_, _| true);
-        let mut outlooks = Self::default();
-        for route in routes {
-            if outlooks.busiest.len() < most && has_a_destination(seen, &route.route) {
-                outlooks.busiest.push(route);
-            } else {
-                outlooks.others += route.used;
-            }
-        }
-        outlooks
+        Self(busiest(seen, most, |route, used, _| {
+            has_a_destination(seen, route, used)
+        }))
     }
 }
 
 /// Whether the other end may be called the destination. What was there before us may be the TIME_WAIT
 /// of a server whose listener is gone, and the other end's port an ephemeral one: there may be tens
 /// of thousands of those.
-fn has_a_destination(seen: &Seen, route: &Route) -> bool {
+fn has_a_destination(seen: &Seen, route: &Route, used: &RouteUse) -> bool {
     let settings = seen.settings(route.netns_cookie);
     let range = settings.and_then(|settings| settings.port_range);
     let is_ephemeral = range.is_none_or(|(first, last)| {
@@ -42,10 +31,8 @@ fn has_a_destination(seen: &Seen, route: &Route) -> bool {
         (first..=last).contains(&port)
     });
     // Of what was seen to open it is known who connected.
-    let was_opened = seen.ports.route(route).is_some_and(|used| {
-        let unseen: u64 = used.unseen.values().copied().map(u64::from).sum();
-        used.choosing > 0 || used.counts.total() > unseen
-    });
+    let unseen: u64 = used.unseen.values().copied().map(u64::from).sum();
+    let was_opened = used.choosing > 0 || used.counts.total() > unseen;
     was_opened || !is_ephemeral
 }
 
@@ -58,28 +45,33 @@ pub fn families(routes: &Outlooks) -> Vec<Family> {
                 value: Value::Gauge(value(route)?),
             })
         };
-        routes.busiest.iter().filter_map(sample).collect::<Vec<_>>()
+        routes
+            .0
+            .routes
+            .iter()
+            .filter_map(sample)
+            .collect::<Vec<_>>()
     };
     let mut used = each(&|route| Some(route.used as f64));
-    if routes.others > 0 {
+    if routes.0.others > 0 {
         let other = ["netns", "source", "destination"].map(|name| (name, "other".into()));
-        used.push(Sample::of(other, Value::Gauge(routes.others as f64)));
+        used.push(Sample::of(other, Value::Gauge(routes.0.others as f64)));
     }
     vec![
         Family::new(
-            "tracer_ephemeral_ports_used",
+            "tracer.ephemeral_ports.used",
             "Ephemeral ports in use between a source address and a destination, for the busiest",
             Unit::None,
             used,
         ),
         Family::new(
-            "tracer_ephemeral_ports_capacity",
+            "tracer.ephemeral_ports.capacity",
             "Ephemeral ports that there are between a source address and a destination",
             Unit::None,
             each(&|route| Some(route.capacity as f64)),
         ),
         Family::new(
-            "tracer_ephemeral_ports_exhaustion",
+            "tracer.ephemeral_ports.exhaustion",
             "Time until all of these ports are in use, if it goes on like this: 0 where they are, \
              and no sample where they never will be",
             Unit::Seconds,
@@ -142,12 +134,12 @@ mod tests {
             500,
         );
         let families = families(&Outlooks::of(&example.seen, 3));
-        let used = series(&families, "tracer_ephemeral_ports_used");
+        let used = series(&families, "tracer.ephemeral_ports.used");
         assert_eq!(used.len(), 4);
         assert_eq!(used[0], ("10.0.0.9:3306".to_owned(), 500.0));
         assert_eq!(used[3], ("other".to_owned(), 9_998.0));
         assert_eq!(
-            series(&families, "tracer_ephemeral_ports_capacity").len(),
+            series(&families, "tracer.ephemeral_ports.capacity").len(),
             3
         );
     }

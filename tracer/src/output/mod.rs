@@ -21,6 +21,7 @@ pub mod diagnosis;
 pub(crate) mod errno;
 mod json;
 mod ndjson;
+pub mod otlp;
 mod page;
 pub mod ports;
 pub mod prometheus;
@@ -305,6 +306,8 @@ pub struct Summary {
     pub time_waits_ended: u64,
     /// Connections still open.
     pub open: u64,
+    /// Connections that were let go because there were too many.
+    pub evicted: u64,
     /// Connections still in TIME_WAIT.
     pub in_time_wait: u64,
     /// Connections still open, of those that the filters show.
@@ -336,7 +339,11 @@ impl fmt::Display for Summary {
             text::count(self.received),
             text::count(self.ring_lost),
             text::count(self.missed)
-        )
+        )?;
+        match self.evicted {
+            0 => Ok(()),
+            evicted => write!(f, "; {} let go", text::count(evicted)),
+        }
     }
 }
 

@@ -74,8 +74,8 @@ impl Collector for Scrape {
                 Unit::Seconds => Some(registry::Unit::Seconds),
                 Unit::Bytes => Some(registry::Unit::Bytes),
             };
-            let (name, help) = (family.name, family.help);
-            let mut metric = encoder.encode_descriptor(name, help, unit.as_ref(), kind)?;
+            let (name, help) = (name(family), family.help);
+            let mut metric = encoder.encode_descriptor(&name, help, unit.as_ref(), kind)?;
             for sample in &family.samples {
                 let labels: Vec<(&str, &str)> = (sample.labels.iter())
                     .map(|(name, value)| (*name, &**value))
@@ -88,6 +88,11 @@ impl Collector for Scrape {
         }
         Ok(())
     }
+}
+
+/// Prometheus knows no dots. OpenTelemetry's translation into its names does the same.
+fn name(family: &Family) -> String {
+    family.name.replace('.', "_")
 }
 
 fn encode(value: &Value, metric: &mut MetricEncoder<'_>) -> fmt::Result {
@@ -145,25 +150,25 @@ mod tests {
         let hostile = "a\"b\\c\nd 1";
         Arc::new(vec![
             Family::new(
-                "tracer_events",
+                "tracer.events",
                 "Events",
                 Unit::None,
                 [Sample::of([("result", hostile.into())], Value::Counter(7))],
             ),
             Family::new(
-                "tracer_probe",
+                "tracer.probe",
                 "Time in a program",
                 Unit::Seconds,
                 [Sample::of([("probe", "set_state".into())], Value::Sum(1.5))],
             ),
             Family::new(
-                "tracer_connections_tracked",
+                "tracer.connections.tracked",
                 "Connections",
                 Unit::None,
                 [Sample::alone(Value::Gauge(3.0))],
             ),
             Family::new(
-                "tracer_tcp_time_wait",
+                "tracer.tcp.time_wait",
                 "How long",
                 Unit::Seconds,
                 [Sample::alone(Value::Histogram(histogram))],

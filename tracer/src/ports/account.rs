@@ -171,10 +171,16 @@ pub struct Account {
     services: HashMap<Service, ServiceUse, RandomState>,
     /// Clients' ports that bind() took, by namespace and port: how many tuples hold each.
     bound: HashMap<Service, u64, RandomState>,
+    /// Routes whose openings were forgotten before their time.
+    forgotten: u64,
 }
 
 /// How long openings are remembered, tenths of a second.
 pub(super) const MEMORY: u64 = 600;
+
+/// So many routes are remembered on which nothing is held any more. Who tries a million destinations
+/// leaves nothing behind but these.
+const REMEMBERED: usize = 65_536;
 
 impl Account {
     /// Takes a change in.
@@ -229,6 +235,12 @@ impl Account {
         self.routes.iter()
     }
 
+    /// How many routes that is.
+    #[must_use]
+    pub fn route_count(&self) -> usize {
+        self.routes.len()
+    }
+
     /// One route.
     #[must_use]
     pub fn route(&self, route: &Route) -> Option<&RouteUse> {
@@ -269,11 +281,20 @@ impl Account {
         ports
     }
 
+    /// How many routes' openings were forgotten before they were a minute old, because too many
+    /// others are remembered.
+    #[must_use]
+    pub const fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
     /// Forgets openings that are too old to matter, and whatever holds nothing any more: to be
-    /// called about once a second, so that an account grows with what there is and with what has
-    /// opened in the last minute, not with all that there ever was.
+    /// called about once a second, so that an account grows with what there is and, up to a limit,
+    /// with what has opened in the last minute, not with all that there ever was.
     pub fn age(&mut self, now: Timestamp) {
         let oldest = tenth(now).saturating_sub(MEMORY);
+        let mut remembered = 0;
+        let forgotten = &mut self.forgotten;
         self.routes.retain(|_, used| {
             if used
                 .openings
@@ -284,7 +305,13 @@ impl Account {
             }
             used.programs
                 .retain(|_, holders| holders.counts.total() > 0);
-            !used.is_over()
+            if !used.is_held() {
+                let is_one_too_many = remembered >= REMEMBERED && !used.openings.is_empty();
+                *forgotten += u64::from(is_one_too_many);
+                remembered += usize::from(!used.openings.is_empty());
+                return !used.openings.is_empty() && !is_one_too_many;
+            }
+            true
         });
         self.services.retain(|_, used| {
             used.programs
@@ -311,9 +338,9 @@ impl RouteUse {
         self.used().saturating_sub(others)
     }
 
-    /// Nothing is held, and nothing is remembered.
-    fn is_over(&self) -> bool {
-        self.counts.total() == 0 && self.choosing == 0 && self.openings.is_empty()
+    /// Something holds a port, or is about to.
+    fn is_held(&self) -> bool {
+        self.counts.total() > 0 || self.choosing > 0
     }
 
     fn add(&mut self, holding: &Holding, bound: Option<bool>) {

@@ -35,8 +35,12 @@ impl Space {
         space.bound = bound.filter(|port| space.is_choosable(*port)).collect();
         space.bound.sort_unstable();
         space.bound.dedup();
-        let reserved = (first..=last).filter(|port| space.is_reserved(*port));
-        space.reserved = reserved.count() as u32;
+        // The kernel writes spans in order, and none across another.
+        let within = (space.reserved_ports.iter()).map(|(from, until)| {
+            let (from, until) = ((*from).max(first), (*until).min(last));
+            (u32::from(until) + 1).saturating_sub(from.into())
+        });
+        space.reserved = within.sum();
         Some(space)
     }
 

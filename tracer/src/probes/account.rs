@@ -48,6 +48,7 @@ impl Probes {
             unrecovered -= i64::try_from(seen_by_second).unwrap_or(i64::MAX);
         }
         reading.programs = statistics;
+        reading.gone = self.gone();
         reading.unrecovered = unrecovered;
         reading.hits = attempts.saturating_add_signed(unrecovered);
         Ok(reading)

@@ -61,6 +61,7 @@ fn counters() -> Counters {
         listen_drops: extended("ListenDrops"),
         aborts_on_memory: extended("TCPAbortOnMemory"),
         active_opens: tcp("ActiveOpens"),
+        passive_opens: tcp("PassiveOpens"),
         retransmitted: tcp("RetransSegs"),
         time_waits: worded(&sockstat, "TCP:", "tw"),
         orphans: worded(&sockstat, "TCP:", "orphan"),

@@ -3,7 +3,8 @@ use std::fmt;
 /// Why a record is not complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Incomplete {
-    /// The first event was not an opening: it was open before us, or the opening was lost.
+    /// The first event was not an opening: it was open before us, the opening was lost, or it was let
+    /// go meanwhile because there were too many.
     OpeningNotSeen,
     /// A transition was not the next step from the state that we knew: an event was lost.
     TransitionLost,

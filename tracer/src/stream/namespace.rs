@@ -61,6 +61,8 @@ pub struct Counters {
     pub aborts_on_memory: Option<u64>,
     /// Tcp ActiveOpens.
     pub active_opens: Option<u64>,
+    /// Tcp PassiveOpens.
+    pub passive_opens: Option<u64>,
     /// Tcp RetransSegs.
     pub retransmitted: Option<u64>,
     /// TIME_WAIT minisockets now, of either substate (`tw` in sockstat).

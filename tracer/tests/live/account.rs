@@ -1,6 +1,8 @@
 //! The books of a load: what the records say, held against the kernel's counters.
 
 use std::collections::BTreeMap;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::kernel::Counters;
 use crate::lines::Finished;
@@ -72,6 +74,19 @@ impl Stage {
         match self {
             Self::Lone(namespace) => vec![namespace],
             Self::Veth(pair) => vec![&pair.first, &pair.second],
+        }
+    }
+
+    /// Waits until no full socket of IPv4 is left. An ACK and the FIN behind it that two processors
+    /// handle can pass each other: the kernel drops the FIN at a socket that the ACK has just closed
+    /// for a minisocket, and the peer is in LAST_ACK until it sends it again, 0.2 s later.
+    pub fn wait_until_all_are_closed(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        for namespace in self.namespaces() {
+            while namespace.counters().of("inuse") > 0 {
+                assert!(Instant::now() < deadline, "sockets are left");
+                thread::sleep(Duration::from_millis(20));
+            }
         }
     }
 }

@@ -2,18 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use parquet::file::reader::{FileReader as _, SerializedFileReader};
-use rustix::process::{Pid, Signal};
-use tempfile::TempDir;
+use rustix::process::Signal;
 
+use crate::daemon::{Agent, config_with, rows_below};
 use crate::drivers::{Route, reset_on_close};
 use crate::gate;
 use crate::namespace::Namespace;
@@ -21,142 +17,6 @@ use crate::tracer::{BINARY, SOON};
 
 /// CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE and CAP_SYS_ADMIN: all that it keeps.
 const KEPT: u64 = 1 << 2 | 1 << 19 | 1 << 21;
-
-/// `tracer agent`, running, and the service manager that started it.
-struct Agent {
-    child: Child,
-    address: SocketAddr,
-    manager: UnixDatagram,
-    directory: TempDir,
-}
-
-impl Agent {
-    /// Starts it with `config` added to its file, and waits until it says that it is ready.
-    fn start(config: &str) -> Self {
-        let _settings = gate::ordinary_settings();
-        let directory = tempfile::tempdir().expect("a directory");
-        let socket = directory.path().join("notify");
-        let manager = UnixDatagram::bind(&socket).expect("a service manager's socket");
-        manager.set_read_timeout(Some(SOON)).expect("a timeout");
-        // Free, and soon taken again.
-        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = free.local_addr().expect("its address");
-        drop(free);
-        let file = directory.path().join("tracer.toml");
-        fs::write(&file, config_with(address, config)).expect("its configuration");
-        let child = Command::new(BINARY)
-            .arg("agent")
-            .arg("--config")
-            .arg(&file)
-            .env("NOTIFY_SOCKET", &socket)
-            .env("TRACER_LOG", "info")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(directory.path().join("log")).expect("its log"))
-            .spawn()
-            .expect("start the agent");
-        let agent = Self {
-            child,
-            address,
-            manager,
-            directory,
-        };
-        agent.wait_until_told("READY=1");
-        agent
-    }
-
-    fn file(&self) -> PathBuf {
-        self.directory.path().join("tracer.toml")
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.directory.path().join("log")).expect("its log")
-    }
-
-    fn signal(&self, signal: Signal) {
-        rustix::process::kill_process(Pid::from_child(&self.child), signal).expect("signal it");
-    }
-
-    /// Waits until the service manager is told `line`.
-    fn wait_until_told(&self, line: &str) {
-        let mut told = String::new();
-        let mut datagram = [0; 4096];
-        let deadline = Instant::now() + SOON;
-        while Instant::now() < deadline {
-            let length = self.manager.recv(&mut datagram);
-            let length = length.unwrap_or_else(|error| panic!("{error}: {told}\n{}", self.log()));
-            told = String::from_utf8_lossy(&datagram[..length]).into_owned();
-            if told.lines().any(|told| told == line) {
-                return;
-            }
-        }
-        panic!("the service manager was never told {line}: {told}");
-    }
-
-    /// Status and body of a page.
-    fn get(&self, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.address).expect("it listens");
-        stream.set_read_timeout(Some(SOON)).expect("a timeout");
-        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").expect("it reads");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("it answers");
-        let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
-        let (_, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-        (status.expect("a status"), body.to_owned())
-    }
-
-    /// The samples of /metrics by name and labels.
-    fn samples(&self) -> BTreeMap<String, f64> {
-        let (status, text) = self.get("/metrics");
-        assert_eq!(status, 200);
-        text.lines()
-            .filter(|line| !line.starts_with('#'))
-            .map(|line| {
-                let (name, value) = line.rsplit_once(' ').expect("a sample");
-                (name.to_owned(), value.parse().expect("a number"))
-            })
-            .collect()
-    }
-
-    /// Waits until each of these samples has its value.
-    fn wait_for_samples(&self, wanted: &[(String, f64)]) {
-        let deadline = Instant::now() + SOON;
-        loop {
-            let samples = self.samples();
-            let found = |(name, _): &(String, f64)| samples.get(name).copied();
-            if wanted.iter().all(|sample| found(sample) == Some(sample.1)) {
-                return;
-            }
-            if Instant::now() > deadline {
-                let found: Vec<_> = wanted
-                    .iter()
-                    .map(|sample| (sample, found(sample)))
-                    .collect();
-                panic!("{found:#?}\n{samples:#?}");
-            }
-            thread::sleep(Duration::from_millis(200));
-        }
-    }
-
-    /// Asks it to end; how it did.
-    fn stop(mut self) -> (ExitStatus, String) {
-        self.signal(Signal::TERM);
-        self.wait_until_told("STOPPING=1");
-        (self.child.wait().expect("it ends"), self.log())
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        // Should the test have died: it is ours.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn config_with(address: SocketAddr, config: &str) -> String {
-    format!("[http]\nlisten = \"{address}\"\n{config}")
-}
 
 #[test]
 fn what_the_agent_serves_is_what_the_drivers_did() {
@@ -227,6 +87,27 @@ fn what_the_agent_serves_is_what_the_drivers_did() {
 }
 
 #[test]
+fn a_time_wait_that_found_no_room_is_counted() {
+    // It tells of the whole host.
+    gate::alone(|| {
+        let agent = Agent::start("");
+        let skipped = r#"tracer_tcp_time_wait_skipped_total{reason="overflow"}"#;
+        assert_eq!(agent.samples()[skipped], 0.0, "told before there is one");
+        let full = Namespace::new();
+        full.sysctl("net.ipv4.tcp_max_tw_buckets", "0");
+        let before = full.counters();
+        let server = Route::loopback(&full).listen(24_104);
+        for _ in 0..5 {
+            server.connect().close_client_first();
+        }
+        agent.wait_for_samples(&[(skipped.into(), 5.0)]);
+        let overflows = full.counters().since(&before, "TCPTimeWaitOverflow");
+        assert_eq!(overflows, 5, "the kernel counts the same");
+        assert!(agent.stop().0.success());
+    });
+}
+
+#[test]
 fn a_reload_takes_in_what_is_right_and_keeps_what_was_where_it_is_not() {
     gate::quiet(|| {
         let agent = Agent::start("");
@@ -279,6 +160,10 @@ fn what_has_ended_is_in_the_history_once_the_agent_has_stopped() {
         }
         let (exit, log) = agent.stop();
         assert!(exit.success(), "{log}");
+        for date in fs::read_dir(history.path()).expect("its directory") {
+            let date = date.expect("an entry").path();
+            assert!(date.is_file() || date.join("host=a%2Fb").is_dir());
+        }
         let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
         for row in rows_below(history.path()) {
             let ends = [row["local_port"].as_str(), row["peer_port"].as_str()];
@@ -292,35 +177,6 @@ fn what_has_ended_is_in_the_history_once_the_agent_has_stopped() {
     });
 }
 
-/// The rows of the Parquet files in the partitions of a directory, columns as text.
-fn rows_below(directory: &Path) -> Vec<BTreeMap<String, String>> {
-    let entries = |path: &Path| -> Vec<PathBuf> {
-        let entries = fs::read_dir(path).expect("a directory");
-        entries
-            .map(|entry| entry.expect("an entry").path())
-            .collect()
-    };
-    let mut rows = Vec::new();
-    for host in entries(directory).iter().flat_map(|date| entries(date)) {
-        assert!(host.ends_with("host=a%2Fb"), "{}", host.display());
-        for file in entries(&host) {
-            assert_eq!(file.extension().and_then(|it| it.to_str()), Some("parquet"));
-            let file = fs::File::open(&file).expect("a file");
-            let reader = SerializedFileReader::new(file).expect("a Parquet file");
-            for row in reader.get_row_iter(None).expect("its rows") {
-                let row = row.expect("a row");
-                let columns = row.get_column_iter();
-                rows.push(
-                    columns
-                        .map(|(name, value)| (name.clone(), value.to_string()))
-                        .collect(),
-                );
-            }
-        }
-    }
-    rows
-}
-
 #[test]
 fn no_thread_of_the_agent_keeps_what_it_does_not_need() {
     gate::quiet(|| {
@@ -328,8 +184,7 @@ fn no_thread_of_the_agent_keeps_what_it_does_not_need() {
         // Threads that look at namespaces come and go.
         agent.wait_until_told("WATCHDOG=1");
         let mut threads = 0;
-        for thread in fs::read_dir(format!("/proc/{}/task", agent.child.id())).expect("its threads")
-        {
+        for thread in fs::read_dir(format!("/proc/{}/task", agent.pid())).expect("its threads") {
             let status = thread.expect("a thread").path().join("status");
             // It may have ended by now.
             let Ok(status) = fs::read_to_string(status) else {

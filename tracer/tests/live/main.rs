@@ -15,12 +15,18 @@
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "shared with tests that need more of it")]
 mod support;
-use support::{gate, kernel, lines, namespace, ndjson, pace, sock_diag, tracer, witness};
+use support::{gate, kernel, lines, namespace, ndjson, pace, receiver, sock_diag, tracer, witness};
 
 mod account;
+mod daemon;
 mod drivers;
 
 mod agent;
+mod agent_bound;
+mod agent_findings;
+mod agent_otlp;
+mod agent_restart;
+mod agent_sight;
 mod attribution;
 mod backlog;
 mod both_ways;

@@ -51,6 +51,8 @@ fn as_many_of_each_kind_are_told_as_were_made() {
         let books = Books::open(&stage);
         let willing = pace::share(WILLING);
         let mut made = mixed::run(route, FIRST, willing, &AtomicU64::new(0));
+        // Who still closes would lose its way below, and stay in LAST_ACK beyond the end.
+        stage.wait_until_all_are_closed();
         given_up(route, &mut made);
         tracer.wait_for_calm(Duration::from_millis(300));
         let kernel = books.growth();

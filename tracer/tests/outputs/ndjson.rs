@@ -360,6 +360,7 @@ fn the_summary_is_the_account() {
         ended: 3,
         time_waits_ended: 4,
         open: 5,
+        evicted: 0,
         in_time_wait: 6,
         shown_open: 11,
         shown_in_time_wait: 12,

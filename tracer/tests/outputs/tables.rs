@@ -239,4 +239,9 @@ fn the_summary_is_one_line_with_the_losses() {
         "1,204 closes (1,100 active, 104 reset sent), 890 TIME_WAIT ended, 14 still in TIME_WAIT; \
          events: 12,345 received, 3 lost, 1 missed"
     );
+    let bounded = Summary {
+        evicted: 4_000,
+        ..Summary::default()
+    };
+    assert!(bounded.to_string().ends_with("0 missed; 4,000 let go"));
 }

@@ -7,13 +7,14 @@
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use tracer::engine::{Config, Engine, Output, Totals};
-use tracer::record::Record;
+use tracer::engine::{Config, Engine, Output, Remaining, Totals};
+use tracer::record::{Record, Role};
 use tracer::stream::{Body, Event};
 use tracer::time::Timestamp;
 use tracer_common::event::flags;
 
 mod books;
+mod bound;
 mod given;
 mod life;
 
@@ -32,6 +33,7 @@ const CONFIG: Config = Config {
     rows: true,
     transitions: true,
     holdings: true,
+    connections: usize::MAX,
 };
 
 fn run(events: &[Event]) -> (Vec<String>, Totals) {
@@ -141,7 +143,7 @@ proptest! {
         let events = interleave(&lives, &[0]);
         let truth = told(&events.iter().copied().map(Given::Event).collect::<Vec<_>>());
         let given = without(&events, &lost);
-        let records = no_trace_is_left(&given)?;
+        let records = no_trace_is_left(CONFIG, &given)?;
         for record in records.iter().filter(|record| record.incomplete.is_empty()) {
             let exact = truth
                 .iter()
@@ -154,7 +156,7 @@ proptest! {
     fn garbage_never_breaks_the_account_nor_leaves_a_minisocket(
         given in prop::collection::vec(any_given(), 0..300),
     ) {
-        no_trace_is_left(&given)?;
+        no_trace_is_left(CONFIG, &given)?;
     }
 }
 
@@ -221,10 +223,18 @@ fn take_verdicts(engine: &mut Engine, records: &mut Vec<Record>) {
     }
 }
 
+/// No more are followed than may be, but for listeners, which are never let go.
+fn is_within(engine: &Engine, connections: usize) -> bool {
+    let is_listener = |held: &Remaining| held.record.role == Role::Listener;
+    let tracked = engine.totals().tracked() as usize;
+    tracked <= connections
+        || tracked - connections <= engine.remaining().filter(is_listener).count()
+}
+
 /// The invariants hold throughout. Long after the last event nothing is parked, and once sock_diag
 /// has found nothing twice, nothing is left, nor held. Gives the verdicts.
-fn no_trace_is_left(given: &[Given]) -> Result<Vec<Record>, TestCaseError> {
-    let mut engine = Engine::new(CONFIG);
+fn no_trace_is_left(config: Config, given: &[Given]) -> Result<Vec<Record>, TestCaseError> {
+    let mut engine = Engine::new(config);
     let mut verdicts = Vec::new();
     let mut books = Books::default();
     for given in given {
@@ -234,6 +244,7 @@ fn no_trace_is_left(given: &[Given]) -> Result<Vec<Record>, TestCaseError> {
             "{given:?}\n{:#?}",
             engine.totals()
         );
+        prop_assert!(is_within(&engine, config.connections), "{given:?}");
         while let Some(output) = engine.poll() {
             if let Output::Close(record) | Output::End(record) | Output::Over(record) = &output {
                 prop_assert!(is_coherent(record), "{record:?}");

@@ -100,6 +100,7 @@ impl Script {
                 rows: true,
                 transitions: false,
                 holdings: false,
+                connections: usize::MAX,
             })
         })
     }
@@ -163,6 +164,7 @@ impl Script {
             rows: true,
             transitions: on("transitions", false),
             holdings: on("holdings", false),
+            connections: usize::MAX,
         }));
         Ok(())
     }

@@ -49,14 +49,18 @@ impl Counters {
             }
         }
         let sockstat = fs::read_to_string("/proc/thread-self/net/sockstat").expect("read sockstat");
-        let mut words = sockstat.split_whitespace().skip_while(|word| *word != "tw");
-        let alive = words.nth(1).and_then(|count| count.parse().ok());
-        values.insert("tw".to_owned(), alive.expect("sockstat has tw"));
+        for name in ["inuse", "tw"] {
+            let tcp = sockstat.lines().find(|line| line.starts_with("TCP:"));
+            let mut words = tcp.into_iter().flat_map(str::split_whitespace);
+            let count = words.by_ref().skip_while(|word| *word != name).nth(1);
+            let count = count.and_then(|count| count.parse().ok());
+            values.insert(name.to_owned(), count.expect("sockstat has it"));
+        }
         Self(values)
     }
 
-    /// The counter `name` of /proc/net/snmp's or netstat's Tcp lines; `tw`: minisockets alive.
-    /// A kernel that never counted it has 0.
+    /// The counter `name` of /proc/net/snmp's or netstat's Tcp lines; `tw`: minisockets alive,
+    /// `inuse`: full sockets of IPv4. A kernel that never counted it has 0.
     pub fn of(&self, name: &str) -> i64 {
         self.0.get(name).copied().unwrap_or(0)
     }

@@ -7,6 +7,7 @@ pub mod lines;
 pub mod namespace;
 pub mod ndjson;
 pub mod pace;
+pub mod receiver;
 pub mod sock_diag;
 pub mod tracer;
 pub mod witness;

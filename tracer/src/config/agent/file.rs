@@ -6,10 +6,16 @@ use bytesize::ByteSize;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use super::values::{Directory, FileSize, HostName, Interval, section};
-use super::{AgentConfig, Health, History, Host, Http, Metrics, Trace};
+use super::values::{
+    CollectorUrl, Directory, FileSize, Headers, HostName, Interval, Share, section, whole,
+};
+use super::{
+    AgentConfig, AgentConfigError, Compression, Diagnose, Health, History, Host, Http, Logs,
+    Metrics, Otlp, Trace,
+};
 use crate::cli::AgentArgs;
 use crate::host;
+use crate::record::CloseKind;
 
 /// All sections.
 #[derive(Debug, Default, Deserialize)]
@@ -23,8 +29,12 @@ pub(super) struct File {
     metrics: Metrics,
     #[serde(deserialize_with = "section")]
     health: Health,
+    #[serde(deserialize_with = "section")]
+    diagnose: Diagnose,
     #[serde(deserialize_with = "consistent_history")]
     history: HistorySection,
+    #[serde(deserialize_with = "section")]
+    otlp: OtlpSection,
     #[serde(deserialize_with = "section")]
     host: HostSection,
 }
@@ -46,30 +56,34 @@ impl File {
             without,
             calls,
             history,
+            otlp_endpoint,
         } = args.clone();
         self.http.listen = listen.unwrap_or(self.http.listen);
         self.trace.buffer = buffer.unwrap_or(self.trace.buffer);
         self.trace.without = without.unwrap_or(self.trace.without);
         self.trace.calls = calls.unwrap_or(self.trace.calls);
         self.history.directory = history.or(self.history.directory);
+        self.otlp.endpoint = otlp_endpoint.or(self.otlp.endpoint);
         self
     }
 
-    pub(super) fn into_config(self) -> AgentConfig {
-        AgentConfig {
+    pub(super) fn into_config(self) -> Result<AgentConfig, AgentConfigError> {
+        Ok(AgentConfig {
             file: None,
             trace: self.trace,
             http: self.http,
             metrics: self.metrics,
             health: self.health,
+            diagnose: self.diagnose,
             history: self.history.into_config(),
+            otlp: self.otlp.into_config()?,
             host: Host {
                 name: self
                     .host
                     .name
                     .map_or_else(host::node_name, |HostName(name)| name),
             },
-        }
+        })
     }
 }
 
@@ -130,6 +144,77 @@ fn consistent_history<'de, D: Deserializer<'de>>(
         )));
     }
     Ok(history)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct OtlpSection {
+    endpoint: Option<CollectorUrl>,
+    interval: Interval,
+    timeout: Interval,
+    #[serde(deserialize_with = "whole::<1, 1_000_000, _>")]
+    queue: usize,
+    compression: Compression,
+    headers: Headers,
+    #[serde(deserialize_with = "section")]
+    logs: LogsSection,
+}
+
+impl Default for OtlpSection {
+    fn default() -> Self {
+        Self {
+            endpoint: None,
+            interval: Interval(Duration::from_secs(15)),
+            timeout: Interval(Duration::from_secs(10)),
+            queue: 4_096,
+            compression: Compression::default(),
+            headers: Headers::default(),
+            logs: LogsSection::default(),
+        }
+    }
+}
+
+impl OtlpSection {
+    fn into_config(self) -> Result<Option<Otlp>, AgentConfigError> {
+        let LogsSection {
+            enabled,
+            kinds,
+            sample,
+        } = self.logs;
+        let Some(endpoint) = self.endpoint else {
+            return match enabled {
+                true => Err(AgentConfigError::LogsWithoutEndpoint),
+                false => Ok(None),
+            };
+        };
+        Ok(Some(Otlp {
+            endpoint,
+            interval: self.interval.0,
+            timeout: self.timeout.0,
+            queue: self.queue,
+            compression: self.compression,
+            headers: self.headers.0,
+            logs: enabled.then_some(Logs { kinds, sample }),
+        }))
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct LogsSection {
+    enabled: bool,
+    kinds: Vec<CloseKind>,
+    sample: Share,
+}
+
+impl Default for LogsSection {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            kinds: Vec::new(),
+            sample: Share::ALL,
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]

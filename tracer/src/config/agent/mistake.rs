@@ -19,6 +19,12 @@ pub enum AgentConfigError {
     /// Something in the file is wrong.
     #[error(transparent)]
     Mistake(#[from] Mistake),
+    /// Logs are wanted, and nowhere to send them to.
+    #[error(
+        "otlp.logs.enabled is true, but there is no collector to send to: set otlp.endpoint in the \
+         file, or give --otlp-endpoint"
+    )]
+    LogsWithoutEndpoint,
 }
 
 /// What is wrong in a file, shown as `FILE:LINE:COLUMN: reason` with the line beneath.

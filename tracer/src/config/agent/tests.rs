@@ -44,6 +44,7 @@ fn with_examples() -> String {
 fn nothing_said_is_the_defaults() {
     let config = parse("").unwrap();
     assert_eq!(config.trace.buffer.bytes(), 32 << 20);
+    assert_eq!(config.trace.connections, 1_000_000);
     assert!(config.trace.without.is_empty() && !config.trace.calls);
     let address: SocketAddr = "127.0.0.1:9435".parse().unwrap();
     assert_eq!(config.http.listen, Listen::At(address));
@@ -52,7 +53,8 @@ fn nothing_said_is_the_defaults() {
         (20, 2_000)
     );
     assert_eq!(config.health.losses.value(), 0.001);
-    assert_eq!(config.history, None);
+    assert!(config.diagnose.enabled);
+    assert_eq!((config.history, config.otlp), (None, None));
     assert_eq!(config.host.name, crate::host::node_name());
 }
 
@@ -79,6 +81,14 @@ fn the_examples_of_what_is_printed_are_right() {
             keep_size: 10 << 30,
         }
     );
+    let otlp = config.otlp.unwrap();
+    assert_eq!(otlp.endpoint.uri().port_u16(), Some(4318));
+    assert_eq!(
+        (otlp.interval, otlp.timeout, otlp.queue, otlp.headers.len()),
+        (Duration::from_secs(15), Duration::from_secs(10), 4_096, 0)
+    );
+    assert_eq!(otlp.compression, Compression::Gzip);
+    assert_eq!(otlp.logs, None);
     assert_eq!(config.host.name, "db1.example.org");
 }
 
@@ -86,13 +96,24 @@ fn the_examples_of_what_is_printed_are_right() {
 fn every_key_and_no_other_is_printed() {
     let written: toml::Table = toml::from_str(&with_examples()).unwrap();
     let written_in = |section: &str| -> Vec<String> {
-        let table = match section {
-            "" => &written,
-            name => written[name].as_table().unwrap(),
-        };
+        let table = section
+            .split('.')
+            .filter(|name| !name.is_empty())
+            .fold(&written, |table, name| table[name].as_table().unwrap());
         table.keys().map(|key| format!("`{key}`")).collect()
     };
-    for section in ["", "trace", "http", "metrics", "health", "history", "host"] {
+    for section in [
+        "",
+        "trace",
+        "http",
+        "metrics",
+        "health",
+        "diagnose",
+        "history",
+        "otlp",
+        "otlp.logs",
+        "host",
+    ] {
         let header = match section {
             "" => String::new(),
             name => format!("[{name}]\n"),
@@ -114,9 +135,43 @@ fn every_key_and_no_other_is_printed() {
 }
 
 #[test]
+fn logs_need_somewhere_to_go() {
+    let text = "[otlp.logs]\nenabled = true\nkinds = [\"timed_out\"]";
+    assert_eq!(
+        told(text),
+        "otlp.logs.enabled is true, but there is no collector to send to: set otlp.endpoint in the \
+         file, or give --otlp-endpoint"
+    );
+    let args = AgentArgs {
+        otlp_endpoint: Some("https://collector:4318/otlp".parse().unwrap()),
+        ..AgentArgs::default()
+    };
+    let otlp = parse_with(text, &args).unwrap().otlp.unwrap();
+    assert_eq!(otlp.endpoint.to_string(), "https://collector:4318/otlp");
+    let logs = otlp.logs.unwrap();
+    assert_eq!(
+        (logs.kinds, logs.sample),
+        (vec![CloseKind::TimedOut], Share::ALL)
+    );
+}
+
+#[test]
+fn what_lets_us_in_is_not_shown() {
+    let text = "[otlp]\nendpoint = \"http://c\"\nheaders = { Authorization = \"Bearer hush\" }";
+    let config = parse(text).unwrap();
+    let shown = format!("{config:?}");
+    assert!(
+        shown.contains("authorization") && !shown.contains("hush"),
+        "{shown}"
+    );
+    assert_eq!(config.otlp.unwrap().headers["authorization"], "Bearer hush");
+}
+
+#[test]
 fn flags_stand_above_the_file() {
     let text = "[trace]\nbuffer = \"1MiB\"\nwithout = [\"schedule\"]\ncalls = true\n\
-                [http]\nlisten = \"[::]:80\"\n[history]\ndirectory = \"/a\"\nkeep = \"1h\"";
+                [http]\nlisten = \"[::]:80\"\n[history]\ndirectory = \"/a\"\nkeep = \"1h\"\n\
+                [otlp]\nendpoint = \"http://a\"\nqueue = 7";
     let plain = parse(text).unwrap();
     assert_eq!(plain.trace.buffer.bytes(), 1 << 20);
     assert_eq!(plain.trace.without, ["schedule".parse().unwrap()]);
@@ -127,6 +182,7 @@ fn flags_stand_above_the_file() {
         calls: Some(false),
         listen: Some(Listen::Off),
         history: Some("/b".parse().unwrap()),
+        otlp_endpoint: Some("http://b".parse().unwrap()),
         ..AgentArgs::default()
     };
     let config = parse_with(text, &args).unwrap();
@@ -140,6 +196,11 @@ fn flags_stand_above_the_file() {
         history.keep,
         Duration::from_secs(3_600),
         "what no flag says stays"
+    );
+    let otlp = config.otlp.unwrap();
+    assert_eq!(
+        (otlp.endpoint.to_string().as_str(), otlp.queue),
+        ("http://b/", 7)
     );
 }
 
@@ -163,17 +224,17 @@ fn only_a_file_that_somebody_named_must_be_there() {
         format!("failed to read {}", named.display())
     );
 
-    fs::write(&standard, "[metrics]\nseries = 3000").unwrap();
-    fs::write(&named, "[metrics]\nseries = 4000").unwrap();
+    fs::write(&standard, "[trace]\nconnections = 2000").unwrap();
+    fs::write(&named, "[trace]\nconnections = 3000").unwrap();
     let config = load(&AgentArgs::default()).unwrap();
     assert_eq!(
-        (config.metrics.series, config.file),
-        (3_000, Some(standard.clone()))
+        (config.trace.connections, config.file),
+        (2_000, Some(standard.clone()))
     );
     let config = load(&naming(&named)).unwrap();
     assert_eq!(
-        (config.metrics.series, config.file),
-        (4_000, Some(named.clone()))
+        (config.trace.connections, config.file),
+        (3_000, Some(named.clone()))
     );
 
     // What is there and cannot be read is told even where nobody named it.
@@ -215,13 +276,18 @@ fn a_reload_names_what_only_a_restart_takes_in() {
     let restart = |text: &str| old.needs_restart(&parse(text).unwrap());
     assert_eq!(restart(""), [""; 0]);
     assert_eq!(
-        restart("[metrics]\ndestinations = 1\nseries = 100\n[health]\nlosses = 0"),
+        restart(
+            "[metrics]\ndestinations = 1\nseries = 100\n[health]\nlosses = 0\n\
+             [diagnose]\nenabled = false\n\
+             [otlp]\nendpoint = \"http://a\"\n[otlp.logs]\nenabled = true"
+        ),
         [""; 0]
     );
     for (text, key) in [
         ("[trace]\nbuffer = \"1MiB\"", "trace.buffer"),
         ("[trace]\nwithout = [\"schedule\"]", "trace.without"),
         ("[trace]\ncalls = true", "trace.calls"),
+        ("[trace]\nconnections = 1000", "trace.connections"),
         ("[http]\nlisten = \"off\"", "http.listen"),
         ("[history]\ndirectory = \"/a\"", "history"),
         ("[host]\nname = \"another\"", "host.name"),
@@ -229,5 +295,5 @@ fn a_reload_names_what_only_a_restart_takes_in() {
         assert_eq!(restart(text), [key]);
     }
     let marked = AgentConfig::TEMPLATE.matches("Restart.").count();
-    assert_eq!(marked, 6, "the template marks as many");
+    assert_eq!(marked, 7, "the template marks as many");
 }

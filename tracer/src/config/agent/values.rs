@@ -8,12 +8,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::config::{BufferSize, InvalidSpan, Span};
 use crate::probes::Dispensable;
+use crate::record::CloseKind;
 
 /// Where something is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,11 +92,68 @@ impl FromStr for Directory {
     }
 }
 
+/// The base URL of an OpenTelemetry collector: scheme, host, and perhaps a port and a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CollectorUrl(Uri);
+
+impl CollectorUrl {
+    /// The URL as it was given.
+    #[must_use]
+    pub const fn uri(&self) -> &Uri {
+        &self.0
+    }
+}
+
+impl fmt::Display for CollectorUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The text is no base URL of a collector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidCollectorUrl {
+    /// Not a URL of the web.
+    #[error(
+        "expected a URL that begins with http:// or https:// and has a host, such as \
+         http://127.0.0.1:4318"
+    )]
+    NotAUrl,
+    /// There is a password or a query in it.
+    #[error(
+        "expected scheme, host, port and path alone, such as https://collector:4318; what lets us \
+         in belongs in otlp.headers"
+    )]
+    TooMuch,
+}
+
+impl FromStr for CollectorUrl {
+    type Err = InvalidCollectorUrl;
+
+    fn from_str(text: &str) -> Result<Self, InvalidCollectorUrl> {
+        let uri: Uri = text.parse().map_err(|_| InvalidCollectorUrl::NotAUrl)?;
+        let authority = uri.authority().ok_or(InvalidCollectorUrl::NotAUrl)?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) || authority.host().is_empty() {
+            return Err(InvalidCollectorUrl::NotAUrl);
+        }
+        if authority.as_str().contains('@') || uri.query().is_some() || text.contains('#') {
+            return Err(InvalidCollectorUrl::TooMuch);
+        }
+        // A port beyond 65535 is none to http.
+        if authority.as_str() != authority.host() && authority.port_u16().is_none() {
+            return Err(InvalidCollectorUrl::NotAUrl);
+        }
+        Ok(Self(uri))
+    }
+}
+
 /// A share, from 0 to 1.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub struct Share(f64);
 
 impl Share {
+    /// Everything.
+    pub const ALL: Self = Self(1.0);
     /// One of a thousand.
     pub const THOUSANDTH: Self = Self(0.001);
 
@@ -200,6 +259,69 @@ impl FromStr for HostName {
     }
 }
 
+/// HTTP headers, their values not to be shown.
+#[derive(Debug, Default)]
+pub(super) struct Headers(pub(super) HeaderMap);
+
+impl<'de> Deserialize<'de> for Headers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Table;
+
+        impl<'de> Visitor<'de> for Table {
+            type Value = HeaderMap;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a table of strings, such as { authorization = \"Bearer …\" }")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut table: A) -> Result<HeaderMap, A::Error> {
+                let mut headers = HeaderMap::new();
+                while let Some((Name(name), Value(value))) = table.next_entry()? {
+                    if headers.contains_key(&name) {
+                        return Err(A::Error::custom(format_args!(
+                            "the header {name} is there twice"
+                        )));
+                    }
+                    headers.insert(name, value);
+                }
+                Ok(headers)
+            }
+        }
+
+        deserializer.deserialize_map(Table).map(Self)
+    }
+}
+
+struct Name(HeaderName);
+
+#[derive(Debug, thiserror::Error)]
+#[error("expected a header's name: letters, digits and hyphens")]
+struct InvalidName;
+
+impl FromStr for Name {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        text.parse().map(Self).map_err(|_| InvalidName)
+    }
+}
+
+struct Value(HeaderValue);
+
+#[derive(Debug, thiserror::Error)]
+#[error("expected a header's value: visible ASCII characters and spaces")]
+struct InvalidValue;
+
+impl FromStr for Value {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let mut value = HeaderValue::from_str(text).map_err(|_| InvalidValue)?;
+        value.set_sensitive(true);
+        Ok(Self(value))
+    }
+}
+
 /// A section by its keys alone: a struct would be taken from an array, too.
 pub(super) fn section<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
@@ -280,10 +402,14 @@ macro_rules! from_text {
 
 from_text! {
     BufferSize = "a size in quotes, such as \"32MiB\"",
+    CloseKind = "a kind of close in quotes, such as \"timed_out\"",
+    CollectorUrl = "a URL in quotes, such as \"http://127.0.0.1:4318\"",
     Directory = "a path in quotes, such as \"/var/lib/tracer\"",
     Dispensable = "a probe's name in quotes, such as \"free_segment\"",
     FileSize = "a size in quotes, such as \"64MiB\"",
     HostName = "a name in quotes, such as \"db1\"",
-    Interval = "a length of time in quotes, such as \"5m\"",
+    Interval = "a length of time in quotes, such as \"15s\"",
     Listen = "an address with its port in quotes, such as \"127.0.0.1:9435\", or \"off\"",
+    Name = "a header's name",
+    Value = "a header's value in quotes",
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use tracer_common::tcp::Endpoint;
 
 use super::programs::is_same;
-use super::words::{count, finding, is_at_least, many, not_time_wait, seconds, who};
+use super::words::{count, finding, is_at_least, many, not_time_wait, of_the_worst, seconds, who};
 use crate::diagnosis::{Ending, Finding, Seen, Severity, Subject, Traffic};
 use crate::ports::{Holders, Program, Route, tenth};
 use crate::record::holding::Use;
@@ -48,6 +48,22 @@ pub(super) struct Attempts<'a> {
     pub under_way: u64,
 }
 
+/// So few failures may be anything.
+const LEAST: u64 = 3;
+
+/// What `word` says of the worst of `attempts`, by how many `failed`.
+pub(super) fn findings(
+    attempts: &[Attempts<'_>],
+    failed: impl Fn(&Attempts) -> u64,
+    word: impl Fn(&Attempts) -> Option<Finding>,
+) -> Vec<Finding> {
+    let weight = |attempts: &&Attempts| match failed(attempts) {
+        0..LEAST => 0,
+        failed => failed,
+    };
+    of_the_worst(attempts, weight, |attempts| word(attempts))
+}
+
 /// What a kind of failure comes to.
 pub(super) struct Failing {
     /// How often it failed for this reason.
@@ -59,10 +75,10 @@ pub(super) struct Failing {
 impl<'a> Attempts<'a> {
     /// Those of every program on every route, in order.
     pub fn all(seen: &'a Seen) -> Vec<Self> {
-        let closing = seen
-            .routes
-            .iter()
-            .flat_map(|(route, programs)| programs.keys().map(move |program| (*route, *program)));
+        let closing =
+            seen.tallies.routes.iter().flat_map(|(route, programs)| {
+                programs.keys().map(move |program| (*route, *program))
+            });
         let connecting = seen.ports.routes().flat_map(|(route, used)| {
             let connecting = used
                 .programs
@@ -78,7 +94,7 @@ impl<'a> Attempts<'a> {
     }
 
     fn new(seen: &'a Seen, (route, program): (Route, Program)) -> Self {
-        let traffic = seen.routes.get(&route);
+        let traffic = seen.tallies.routes.get(&route);
         let traffic = traffic.and_then(|programs| programs.get(&program));
         let used = seen.ports.route(&route);
         let holders = used.and_then(|used| used.programs.get(&program));
@@ -132,7 +148,7 @@ impl<'a> Attempts<'a> {
             .is_some_and(|last| u128::from(self.seen.now.since(last)) >= OVER.as_nanos());
         let is_serious = self.succeeded == 0 || (failed >= 5 && is_at_least(failed, 10, whole));
         Some(match failed {
-            0..3 => return None,
+            0..LEAST => return None,
             _ if self.other_way(failed).is_some() => Severity::Info,
             _ if is_serious && !is_over => Severity::Error,
             _ if is_serious => Severity::Warning,
@@ -210,8 +226,8 @@ fn settled(traffic: &Traffic) -> u64 {
     traffic.handshakes.count + traffic.closed(CloseKind::ConnectFailed)
 }
 
-/// The IPv4 destination on the same port that a program reaches at least as often as it has `failed`
-/// to reach an IPv6 one.
+/// Where a program gets through over IPv4 instead of `destination`, of which `failed` connects
+/// failed. `None`: nowhere as often.
 pub(super) fn other_way(
     seen: &Seen,
     netns_cookie: u64,
@@ -222,32 +238,59 @@ pub(super) fn other_way(
     if destination.address.is_ipv4() {
         return None;
     }
-    let is_loopback = destination.address.is_loopback();
-    let is_way = |route: &Route| {
-        (netns_cookie == 0 || route.netns_cookie == netns_cookie)
-            && route.destination.port == destination.port
-            && route.destination.address.is_ipv4()
-            && route.destination.address.is_loopback() == is_loopback
-    };
-    let mut ways: BTreeMap<Endpoint, u64> = BTreeMap::new();
-    for (route, used) in seen.ports.routes().filter(|(route, _)| is_way(route)) {
-        let own = used.programs.iter();
-        let own = own.filter(|(other, _)| is_same(other, program));
-        let open = own.map(|(_, holders)| {
-            holders.counts.of(Use::Established) + holders.counts.of(Use::CloseWait)
-        });
-        *ways.entry(route.destination).or_default() += open.sum::<u64>();
+    Ways::of(seen, netns_cookie, destination, program).instead(failed)
+}
+
+/// Where a program gets through over IPv4: the same for all destinations of one port, on this host
+/// or all beyond it.
+pub(super) struct Ways {
+    /// Connections to there.
+    all: u64,
+    /// Where to most of them are.
+    best: Option<Endpoint>,
+}
+
+impl Ways {
+    /// Those of `program` that can stand for `destination`.
+    pub fn of(seen: &Seen, netns_cookie: u64, destination: Endpoint, program: &Program) -> Self {
+        let is_loopback = destination.address.is_loopback();
+        let is_way = |route: &Route| {
+            (netns_cookie == 0 || route.netns_cookie == netns_cookie)
+                && route.destination.port == destination.port
+                && route.destination.address.is_ipv4()
+                && route.destination.address.is_loopback() == is_loopback
+        };
+        let mut ways: BTreeMap<Endpoint, u64> = BTreeMap::new();
+        for (route, used) in seen.ports.routes().filter(|(route, _)| is_way(route)) {
+            let own = used.programs.iter();
+            let own = own.filter(|(other, _)| is_same(other, program));
+            let open = own.map(|(_, holders)| {
+                holders.counts.of(Use::Established) + holders.counts.of(Use::CloseWait)
+            });
+            *ways.entry(route.destination).or_default() += open.sum::<u64>();
+        }
+        for (route, programs) in seen
+            .tallies
+            .routes
+            .iter()
+            .filter(|(route, _)| is_way(route))
+        {
+            let own = programs.iter();
+            let own = own.filter(|(other, _)| is_same(other, program));
+            let closed =
+                own.map(|(_, traffic)| traffic.total() - traffic.closed(CloseKind::ConnectFailed));
+            *ways.entry(route.destination).or_default() += closed.sum::<u64>();
+        }
+        let all = ways.values().sum();
+        let best = ways.into_iter().max_by_key(|(_, reached)| *reached);
+        let best = best.map(|(best, _)| best);
+        Self { all, best }
     }
-    for (route, programs) in seen.routes.iter().filter(|(route, _)| is_way(route)) {
-        let own = programs.iter();
-        let own = own.filter(|(other, _)| is_same(other, program));
-        let closed =
-            own.map(|(_, traffic)| traffic.total() - traffic.closed(CloseKind::ConnectFailed));
-        *ways.entry(route.destination).or_default() += closed.sum::<u64>();
+
+    /// The best of them, unless more than they are have `failed`.
+    pub fn instead(&self, failed: u64) -> Option<Endpoint> {
+        self.best.filter(|_| self.all >= failed)
     }
-    let all: u64 = ways.values().sum();
-    let (best, _) = ways.into_iter().max_by_key(|(_, reached)| *reached)?;
-    (all >= failed).then_some(best)
 }
 
 /// A sentence on [`other_way`].

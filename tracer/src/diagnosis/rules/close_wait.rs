@@ -7,7 +7,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use super::places::Place;
-use super::words::{count, finding, list, many, seconds, who};
+use super::words::{count, finding, list, many, of_the_worst, seconds, who};
 use crate::diagnosis::{Advice, Check, CloseWaits, Finding, Rule, Seen, Severity, Subject};
 use crate::ports::{Holders, Program, tenth};
 use crate::record::Source;
@@ -50,7 +50,8 @@ impl Rule for CloseWaitGrowing {
             .iter()
             .map(|((netns_cookie, program), waits)| Leak::new(seen, *netns_cookie, program, waits))
             .collect();
-        let findings: Vec<_> = leaks.iter().filter_map(Leak::finding).collect();
+        let weight = |leak: &&Leak| leak.severity().map_or(0, |_| leak.held);
+        let findings = of_the_worst(&leaks, weight, |leak| leak.finding());
         let may_leak = |leak: &Leak| leak.held >= WARNING;
         if seen.watched() < WATCHED && findings.is_empty() && leaks.iter().any(may_leak) {
             return Check::TooEarly(findings);
@@ -58,6 +59,9 @@ impl Rule for CloseWaitGrowing {
         Check::of(findings)
     }
 }
+
+/// How many are at a place, and whose.
+type Held<'a> = (u64, Place, &'a Holders);
 
 /// What one program holds in CLOSE_WAIT.
 struct Leak<'a> {
@@ -130,7 +134,8 @@ impl<'a> Leak<'a> {
     fn finding(&self) -> Option<Finding> {
         let severity = self.severity()?;
         let (name, growth) = (who(self.seen, self.program), self.growth());
-        let place = match self.places()[..] {
+        let places = self.places();
+        let place = match places[..] {
             [(_, place, _)] => format!(" {}", place.name()),
             _ => String::new(),
         };
@@ -142,8 +147,8 @@ impl<'a> Leak<'a> {
             summary.push_str(&format!(": {growth:.1} more a second"));
         }
         let rule = CloseWaitGrowing.name();
-        let mut finding = finding(rule, severity, self.subject(), summary, self.held);
-        finding.evidence = self.evidence(&name, growth);
+        let mut finding = finding(rule, severity, self.subject(&places), summary, self.held);
+        finding.evidence = self.evidence(&name, growth, &places);
         finding.advice = self.advice(growth, finding.subject.pids.last());
         finding.warnings = vec![
             "No sysctl ends a CLOSE_WAIT: tcp_fin_timeout and tcp_tw_reuse are about other states."
@@ -153,7 +158,7 @@ impl<'a> Leak<'a> {
         Some(finding)
     }
 
-    fn evidence(&self, name: &str, growth: f64) -> Vec<String> {
+    fn evidence(&self, name: &str, growth: f64, places: &[Held]) -> Vec<String> {
         let waits = self.waits;
         let mut evidence = vec![format!(
             "{} in CLOSE_WAIT: the peer has closed, {name} has not; {} of them for more than {} s; the oldest for {} at least.",
@@ -180,10 +185,9 @@ impl<'a> Leak<'a> {
                 count(waits.since_unknown)
             ));
         }
-        let places: Vec<String> = self
-            .places()
-            .into_iter()
-            .map(|(held, place, _)| format!("{} ({})", place.name(), count(held)))
+        let places: Vec<String> = places
+            .iter()
+            .map(|(held, place, _)| format!("{} ({})", place.name(), count(*held)))
             .collect();
         if !places.is_empty() {
             evidence.push(format!("Most are {}.", list(&places)));
@@ -192,7 +196,7 @@ impl<'a> Leak<'a> {
     }
 
     /// Where they are from or to, the most first, with how many and whose.
-    fn places(&self) -> Vec<(u64, Place, &'a Holders)> {
+    fn places(&self) -> Vec<Held<'a>> {
         let held = |programs: &'a HashMap<Program, Holders, RandomState>| {
             let holders = programs.get(self.program)?;
             let held = holders.counts.of(Use::CloseWait);
@@ -260,8 +264,7 @@ impl<'a> Leak<'a> {
         ]
     }
 
-    fn subject(&self) -> Subject {
-        let places = self.places();
+    fn subject(&self, places: &[Held]) -> Subject {
         let mut pids: Vec<_> = places
             .iter()
             .flat_map(|(.., holders)| &holders.pids)
@@ -269,7 +272,7 @@ impl<'a> Leak<'a> {
         pids.sort_unstable();
         pids.dedup();
         // Where they are all of one place, that is what it is about.
-        let place = match places[..] {
+        let place = match places {
             [(_, place, _)] => place.subject(None),
             _ => Subject::default(),
         };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::words::of_the_worst;
 use crate::diagnosis::advice::{self, duration};
 use crate::diagnosis::culprit::{self, label, parties};
 use crate::diagnosis::finding::{Advice, Finding, Severity, Subject};
@@ -11,7 +12,7 @@ use crate::diagnosis::rule::{Check, Rule};
 use crate::diagnosis::seen::Seen;
 use crate::output::text;
 use crate::ports::{Program, Route};
-use crate::record::Source;
+use crate::record::{CloseCause, CloseKind, Source};
 use crate::stream::Call;
 
 /// `connects-without-port`.
@@ -30,24 +31,27 @@ impl Rule for ConnectsWithoutPort {
         let mut findings: Vec<Finding> = binds(seen);
         let mut is_too_early = false;
         let mut loads = Loads::new(seen);
-        let mut routes: Vec<&Route> = seen.routes.keys().collect();
+        let mut routes: Vec<&Route> = seen.tallies.routes.keys().collect();
         routes.sort_unstable();
-        for route in routes {
-            if !culprit::has_failed_lately(seen, route) {
-                continue;
+        // What failed without a record tells hardly another order, and costs a look at all routes.
+        let weight = |route: &&Route| match culprit::has_failed_lately(seen, route) {
+            true => {
+                let (kind, cause) = (CloseKind::ConnectFailed, CloseCause::NoPort);
+                let traffic = seen.traffic(route);
+                let failed = traffic.map(|(_, traffic)| traffic.caused(kind, cause));
+                failed.sum::<u64>().max(1)
             }
-            let failed = culprit::failures(seen, route);
+            false => 0,
+        };
+        findings.extend(of_the_worst(routes, weight, |route| {
             let load = loads.of(route);
-            match load.capacity {
-                None => is_too_early = true,
-                Some(capacity)
-                    if capacity > 0 && (load.used as f64) < TO_SPARE * capacity as f64 =>
-                {
-                    findings.push(connects(seen, route, &load, failed));
-                }
-                Some(_) => {}
-            }
-        }
+            let Some(capacity) = load.capacity else {
+                is_too_early = true;
+                return None;
+            };
+            let has_some = capacity > 0 && (load.used as f64) < TO_SPARE * capacity as f64;
+            has_some.then(|| connects(seen, route, &load, culprit::failures(seen, route)))
+        }));
         match is_too_early {
             true => Check::TooEarly(findings),
             false => Check::of(findings),
@@ -118,7 +122,7 @@ fn connects(seen: &Seen, route: &Route, load: &Load, failed: u64) -> Finding {
 /// bind() that asks for any port and gets none: it takes ports from all destinations at once.
 fn binds(seen: &Seen) -> Vec<Finding> {
     let mut failed: BTreeMap<(u64, Program), (u64, Vec<u32>)> = BTreeMap::new();
-    for (key, tally) in &seen.calls {
+    for (key, tally) in &seen.tallies.calls {
         let is_ours = key.call == Call::Bind
             && i32::from(key.errno) == libc::EADDRINUSE
             && key.address.is_some_and(|address| address.port == 0);

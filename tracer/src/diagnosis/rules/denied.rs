@@ -2,6 +2,7 @@
 
 use super::failures::Failures;
 use super::refused::no_sysctl;
+use super::words::of_the_worst;
 use crate::diagnosis::{Advice, Check, Finding, Rule, Seen};
 use crate::stream::Call;
 
@@ -19,8 +20,10 @@ impl Rule for Denied {
             let errors = [libc::EPERM, libc::EACCES];
             key.call == Call::Connect && errors.contains(&key.errno.into())
         });
-        let findings = failures.iter().map(|failures| denied(seen, failures));
-        Check::of(findings.collect())
+        let count = |failures: &Failures| failures.count;
+        Check::of(of_the_worst(failures, count, |failures| {
+            Some(denied(seen, failures))
+        }))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::failures::Failures;
 use super::programs::is_same;
-use super::words::{count, finding, many, not_time_wait, who};
+use super::words::{count, finding, many, not_time_wait, of_the_worst, who};
 use crate::diagnosis::{Advice, Check, Finding, Rule, Seen, Severity};
 use crate::stream::Call;
 
@@ -20,8 +20,10 @@ impl Rule for DescriptorsExhausted {
             matches!(key.call, Call::Socket | Call::Accept)
                 && [libc::EMFILE, libc::ENFILE].contains(&key.errno.into())
         });
-        let findings = failures.iter().map(|failures| exhausted(seen, failures));
-        Check::of(findings.collect())
+        let count = |failures: &Failures| failures.count;
+        Check::of(of_the_worst(failures, count, |failures| {
+            Some(exhausted(seen, failures))
+        }))
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tracer_common::tcp::Endpoint;
 
-use super::attempts::{other_way, otherwise};
+use super::attempts::{Ways, otherwise};
 use super::words::{count, finding, list, many, not_time_wait, who};
 use crate::diagnosis::{CallKey, Finding, Seen, Severity, Subject};
 use crate::output::errno;
@@ -14,6 +14,9 @@ use crate::stream::Call;
 
 /// From so many on a failure is no accident.
 const ERROR: u64 = 3;
+
+/// Of so many ports at most it is looked whether the program gets through over IPv4.
+const PORTS: usize = 16;
 
 /// The failures of one program in one network namespace.
 #[derive(Default)]
@@ -31,7 +34,7 @@ impl Failures {
     /// Those that `fit`, in order of network namespaces and programs.
     pub fn all(seen: &Seen, fits: impl Fn(&CallKey) -> bool) -> Vec<Self> {
         let mut all: BTreeMap<_, Self> = BTreeMap::new();
-        for (key, tally) in seen.calls.iter().filter(|(key, _)| fits(key)) {
+        for (key, tally) in seen.tallies.calls.iter().filter(|(key, _)| fits(key)) {
             let failed = tally.count.saturating_sub(tally.with_record);
             if failed == 0 {
                 continue;
@@ -111,6 +114,24 @@ impl Failures {
         }
     }
 
+    /// Where it gets through over IPv4 instead, for each of its addresses for which it does.
+    fn other_ways(&self, seen: &Seen) -> Vec<Endpoint> {
+        let mut ways = BTreeMap::new();
+        let other_way = |(destination, failed): (&Endpoint, &u64)| {
+            let address = destination.address;
+            let key = (destination.port, address.is_loopback());
+            // Who tries so many ports looks for one.
+            if address.is_ipv4() || ways.len() >= PORTS && !ways.contains_key(&key) {
+                return None;
+            }
+            let ways = ways
+                .entry(key)
+                .or_insert_with(|| Ways::of(seen, self.netns_cookie, *destination, &self.program));
+            ways.instead(*failed)
+        };
+        self.addresses.iter().filter_map(other_way).collect()
+    }
+
     /// The finding that connects of this program `fail`: "find no route". Where it gets through to
     /// all of them over IPv4 instead, or where it was once or twice, it is information.
     pub fn finding(&self, seen: &Seen, rule: &'static str, fail: &str) -> Finding {
@@ -120,10 +141,7 @@ impl Failures {
             self.whither(),
             many(self.count, "time")
         );
-        let other_way = |(address, failed): (&Endpoint, &u64)| {
-            other_way(seen, self.netns_cookie, *address, &self.program, *failed)
-        };
-        let others: Vec<_> = self.addresses.iter().filter_map(other_way).collect();
+        let others = self.other_ways(seen);
         let is_harmless = !others.is_empty() && others.len() == self.addresses.len();
         let severity = match self.count {
             ERROR.. if !is_harmless => Severity::Error,

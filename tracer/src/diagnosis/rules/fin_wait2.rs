@@ -37,10 +37,10 @@ impl Rule for FinWait2Waiting {
 
     fn check(&self, seen: &Seen) -> Check {
         let mut places: Vec<(Place, Program)> = Vec::new();
-        for (route, programs) in &seen.routes {
+        for (route, programs) in &seen.tallies.routes {
             places.extend(programs.keys().map(|program| (Place::To(*route), *program)));
         }
-        for (service, programs) in &seen.services {
+        for (service, programs) in &seen.tallies.services {
             places.extend(
                 programs
                     .keys()
@@ -95,7 +95,8 @@ fn unanswered(seen: &Seen, place: Place, program: Program) -> Option<Finding> {
             let used = seen.ports.route(&route);
             (
                 route.netns_cookie,
-                seen.routes
+                seen.tallies
+                    .routes
                     .get(&route)
                     .and_then(|programs| programs.get(&program)),
                 used.and_then(|used| used.programs.get(&program)),
@@ -106,7 +107,8 @@ fn unanswered(seen: &Seen, place: Place, program: Program) -> Option<Finding> {
             let used = seen.ports.service(&service);
             (
                 service.netns_cookie,
-                seen.services
+                seen.tallies
+                    .services
                     .get(&service)
                     .and_then(|programs| programs.get(&program)),
                 used.and_then(|used| used.programs.get(&program)),

@@ -2,6 +2,7 @@
 
 use super::failures::Failures;
 use super::refused::no_sysctl;
+use super::words::of_the_worst;
 use crate::diagnosis::command::prefix;
 use crate::diagnosis::{Advice, Check, Finding, Rule, Seen};
 use crate::stream::Call;
@@ -25,8 +26,10 @@ impl Rule for NoRoute {
             ];
             key.call == Call::Connect && errors.contains(&key.errno.into())
         });
-        let findings = failures.iter().map(|failures| no_route(seen, failures));
-        Check::of(findings.collect())
+        let count = |failures: &Failures| failures.count;
+        Check::of(of_the_worst(failures, count, |failures| {
+            Some(no_route(seen, failures))
+        }))
     }
 }
 

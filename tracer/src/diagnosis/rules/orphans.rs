@@ -119,10 +119,12 @@ fn given_up(seen: &Seen, netns_cookie: u64, namespace: &NamespaceSeen) -> Option
 /// Closes of that cause.
 fn closes(seen: &Seen, netns_cookie: u64) -> u64 {
     let clients = seen
+        .tallies
         .routes
         .iter()
         .filter(|(route, _)| route.netns_cookie == netns_cookie);
     let servers = seen
+        .tallies
         .services
         .iter()
         .filter(|(service, _)| service.netns_cookie == netns_cookie);

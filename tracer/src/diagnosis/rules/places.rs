@@ -61,9 +61,9 @@ impl Place {
 
 /// Every place with what the programs did there, in order.
 pub(super) fn places(seen: &Seen) -> Vec<(Place, Vec<(&Program, &Traffic)>)> {
-    let routes = seen.routes.iter();
+    let routes = seen.tallies.routes.iter();
     let routes = routes.map(|(route, programs)| (Place::To(*route), programs));
-    let services = seen.services.iter();
+    let services = seen.tallies.services.iter();
     let services = services.map(|(service, programs)| (Place::At(*service), programs));
     let mut places: Vec<_> = routes
         .chain(services)

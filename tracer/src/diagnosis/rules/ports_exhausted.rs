@@ -97,7 +97,7 @@ impl Rule for PortsExhausted {
 fn routes(seen: &Seen) -> Vec<Route> {
     let held = seen.ports.routes().map(|(route, _)| *route);
     // One that never had a port is told by its failures alone.
-    let tried = seen.routes.keys().copied();
+    let tried = seen.tallies.routes.keys().copied();
     let mut routes: Vec<Route> = held
         .chain(tried)
         .filter(|route| !route.source.is_unspecified())

@@ -1,6 +1,6 @@
 //! connects-refused: the peer answers our SYNs with an RST.
 
-use super::attempts::{Attempts, Failing};
+use super::attempts::{Attempts, Failing, findings};
 use super::words::count;
 use crate::diagnosis::{Advice, Check, Ending, Finding, Rule, Seen};
 use crate::ports::Service;
@@ -16,16 +16,20 @@ impl Rule for ConnectsRefused {
 
     fn check(&self, seen: &Seen) -> Check {
         let attempts = Attempts::all(seen);
-        Check::of(attempts.iter().filter_map(refused).collect())
+        Check::of(findings(&attempts, failed, refused))
     }
 }
 
-fn refused(attempts: &Attempts) -> Option<Finding> {
-    let failed = attempts.failures(|ending: &Ending| match ending.cause {
+fn failed(attempts: &Attempts) -> u64 {
+    attempts.failures(|ending: &Ending| match ending.cause {
         Some(cause) => cause == CloseCause::Refused,
         // ECONNREFUSED, where no probe shows whether an RST or an ICMP message brought it.
         None => ending.initiator == Initiator::Peer,
-    });
+    })
+}
+
+fn refused(attempts: &Attempts) -> Option<Finding> {
+    let failed = failed(attempts);
     let last = attempts.last_failure();
     let failing = Failing { failed, last };
     let mut finding = attempts.finding(ConnectsRefused.name(), &failing, "are refused")?;

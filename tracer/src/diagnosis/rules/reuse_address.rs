@@ -109,7 +109,7 @@ struct Failed {
 
 fn failed_restarts(seen: &Seen) -> Vec<Finding> {
     let mut failed: BTreeMap<(Service, Program), Failed> = BTreeMap::new();
-    for (key, tally) in &seen.calls {
+    for (key, tally) in &seen.tallies.calls {
         let is_taken = key.call == Call::Bind && i32::from(key.errno) == libc::EADDRINUSE;
         let Some(address) = key.address.filter(|address| is_taken && address.port != 0) else {
             continue;

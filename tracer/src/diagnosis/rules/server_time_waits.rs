@@ -52,6 +52,7 @@ fn finding(seen: &Seen, service: &Service, used: &ServiceUse) -> Finding {
     });
     let who = label(seen, owner.map(|(program, _)| program));
     let traffic = seen
+        .tallies
         .services
         .get(service)
         .into_iter()

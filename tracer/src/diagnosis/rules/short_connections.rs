@@ -41,19 +41,20 @@ impl Rule for ShortConnections {
         let mut findings = Vec::new();
         let mut is_too_early = false;
         let mut loads = Loads::new(seen);
-        let mut routes: Vec<_> = seen.routes.iter().collect();
+        let mut routes: Vec<_> = seen.tallies.routes.iter().collect();
         routes.sort_unstable_by_key(|(route, _)| **route);
         for (route, programs) in routes {
             let load = loads.of(route);
-            if state(seen, route, &load) != State::Free {
+            let own = |(program, traffic)| {
+                let own = own_load(seen, route, program, traffic, &load)?;
+                Some((program, own))
+            };
+            let mut programs: Vec<_> = programs.iter().filter_map(own).collect();
+            if programs.is_empty() || state(seen, route, &load) != State::Free {
                 continue;
             }
-            let mut programs: Vec<_> = programs.iter().collect();
             programs.sort_unstable_by_key(|(program, _)| **program);
-            for (program, traffic) in programs {
-                let Some(own) = own_load(seen, route, program, traffic, &load) else {
-                    continue;
-                };
+            for (program, own) in programs {
                 let finding = finding(seen, route, program, &own);
                 match seen.watched() < LASTING {
                     // What is only worth knowing leaves nothing in doubt.

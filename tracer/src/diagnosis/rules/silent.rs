@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::attempts::{Attempts, Failing};
+use super::attempts::{Attempts, Failing, findings};
 use super::refused::no_sysctl;
 use super::words::{count, many};
 use crate::diagnosis::{Advice, Check, Finding, Rule, Seen};
@@ -31,7 +31,11 @@ impl Rule for ConnectsUnanswered {
 
     fn check(&self, seen: &Seen) -> Check {
         let attempts = Attempts::all(seen);
-        let findings: Vec<_> = attempts.iter().filter_map(unanswered).collect();
+        let failed = |attempts: &Attempts| match Silence::of(attempts) {
+            silence if silence.lasts() => silence.all(),
+            _ => 0,
+        };
+        let findings = findings(&attempts, failed, unanswered);
         let may_be_silent = |attempts: &Attempts| attempts.under_way >= 3;
         if seen.watched() < SILENT && attempts.iter().any(may_be_silent) {
             return Check::TooEarly(findings);
@@ -47,7 +51,11 @@ impl Rule for ConnectsTimingOut {
 
     fn check(&self, seen: &Seen) -> Check {
         let attempts = Attempts::all(seen);
-        Check::of(attempts.iter().filter_map(timing_out).collect())
+        let failed = |attempts: &Attempts| match Silence::of(attempts) {
+            silence if silence.lasts() => 0,
+            silence => silence.timed_out,
+        };
+        Check::of(findings(&attempts, failed, timing_out))
     }
 }
 
@@ -69,6 +77,10 @@ impl Silence {
             abandoned: caused(CloseCause::Abandoned),
             timed_out: caused(CloseCause::TimedOut),
         }
+    }
+
+    const fn all(&self) -> u64 {
+        self.waiting + self.abandoned + self.timed_out
     }
 
     /// The time-outs alone are left to be told by [`ConnectsTimingOut`].
@@ -99,7 +111,7 @@ fn unanswered(attempts: &Attempts) -> Option<Finding> {
         return None;
     }
     let failing = Failing {
-        failed: silence.waiting + silence.abandoned + silence.timed_out,
+        failed: silence.all(),
         last: attempts.last_failure().filter(|_| silence.waiting == 0),
     };
     let rule = ConnectsUnanswered.name();

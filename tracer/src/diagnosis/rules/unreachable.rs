@@ -1,6 +1,6 @@
 //! connects-unreachable: an ICMP error ends connect().
 
-use super::attempts::{Attempts, Failing};
+use super::attempts::{Attempts, Failing, findings};
 use super::programs::is_same;
 use super::refused::no_sysctl;
 use super::words::{count, list};
@@ -21,13 +21,17 @@ impl Rule for ConnectsUnreachable {
 
     fn check(&self, seen: &Seen) -> Check {
         let attempts = Attempts::all(seen);
-        Check::of(attempts.iter().filter_map(unreachable).collect())
+        Check::of(findings(&attempts, failed, unreachable))
     }
+}
+
+fn failed(attempts: &Attempts) -> u64 {
+    attempts.failures(|ending| ending.cause == Some(CloseCause::Unreachable))
 }
 
 fn unreachable(attempts: &Attempts) -> Option<Finding> {
     let failing = Failing {
-        failed: attempts.failures(|ending| ending.cause == Some(CloseCause::Unreachable)),
+        failed: failed(attempts),
         last: attempts.last_failure(),
     };
     let how = "end in ICMP unreachable";
@@ -62,7 +66,7 @@ fn unreachable(attempts: &Attempts) -> Option<Finding> {
 
 /// What the program was told, where its calls show it.
 fn errors(attempts: &Attempts) -> Option<String> {
-    let calls = attempts.seen.calls.iter().filter(|(key, tally)| {
+    let calls = attempts.seen.tallies.calls.iter().filter(|(key, tally)| {
         key.call == Call::Connect
             && key.address == Some(attempts.route.destination)
             && is_same(&key.program, &attempts.program)

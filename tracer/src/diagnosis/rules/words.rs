@@ -2,6 +2,7 @@
 
 use tracer_common::tcp::Endpoint;
 
+use crate::diagnosis::answer::{PLACES, tell_of_more};
 use crate::diagnosis::culprit::label;
 use crate::diagnosis::{Finding, Seen, Severity, Subject};
 use crate::ports::Program;
@@ -89,6 +90,28 @@ pub(super) fn not_time_wait(
         count(used.used()),
         count(capacity)
     ))
+}
+
+/// What `word` says of the worst of `candidates`, those of the most weight, in their order; those
+/// without any are none. Whatever a word costs, no more than [`PLACES`] of them are paid for.
+pub(super) fn of_the_worst<T>(
+    candidates: impl IntoIterator<Item = T>,
+    weight: impl Fn(&T) -> u64,
+    mut word: impl FnMut(&T) -> Option<Finding>,
+) -> Vec<Finding> {
+    let weighed = candidates.into_iter().map(|one| (weight(&one), one));
+    let mut weighed: Vec<(u64, T)> = weighed.filter(|(weight, _)| *weight > 0).collect();
+    let more = weighed.len().saturating_sub(PLACES);
+    if more > 0 {
+        weighed.sort_by_key(|(weight, _)| std::cmp::Reverse(*weight));
+        weighed.truncate(PLACES);
+    }
+    let findings = weighed.iter().filter_map(|(_, one)| word(one));
+    let mut findings: Vec<Finding> = findings.collect();
+    if more > 0 {
+        tell_of_more(&mut findings, more);
+    }
+    findings
 }
 
 /// A finding without evidence and advice as yet.

@@ -1,11 +1,12 @@
 use std::time::Duration;
 
-use tracer_common::tcp::Flow;
+use tracer_common::tcp::{Endpoint, Flow};
 
 use super::*;
-use crate::diagnosis::{Advice, Verdict};
+use crate::diagnosis::rule::Check;
+use crate::diagnosis::{Advice, Finding, Verdict};
 use crate::engine::Totals;
-use crate::record::holding::Owner;
+use crate::record::holding::{Holding, Owner};
 use crate::record::{Process, Source};
 use crate::stream::{AccountReading, ProbeReport, Skipped};
 

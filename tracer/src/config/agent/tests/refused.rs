@@ -39,12 +39,16 @@ fn a_mistake_is_told_with_its_place_and_its_line() {
 fn what_is_unknown_is_told_with_what_is_known() {
     assert_eq!(
         reason("[trase]"),
-        "unknown key `trase`, expected one of `trace`, `http`, `metrics`, `health`, `history`, \
-         `host`"
+        "unknown key `trase`, expected one of `trace`, `http`, `metrics`, `health`, `diagnose`, \
+         `history`, `otlp`, `host`"
     );
     assert_eq!(
         reason("[trace]\nbufer = \"1MiB\""),
-        "unknown key `bufer`, expected one of `buffer`, `without`, `calls`"
+        "unknown key `bufer`, expected one of `buffer`, `without`, `calls`, `connections`"
+    );
+    assert_eq!(
+        reason("[otlp.logs]\nkind = []"),
+        "unknown key `kind`, expected one of `enabled`, `kinds`, `sample`"
     );
     assert!(
         reason("[trace]\nwithout = [\"schedule\", \"timer\"]")
@@ -53,6 +57,10 @@ fn what_is_unknown_is_told_with_what_is_known() {
     assert_eq!(
         reason("[trace]\nwithout = [\"set_state\"]"),
         "nothing can be traced without it"
+    );
+    assert!(
+        reason("[otlp.logs]\nkinds = [\"closed\"]")
+            .starts_with("\"closed\" is not a kind of close; it is one of active, passive, "),
     );
 }
 
@@ -68,6 +76,10 @@ fn a_key_that_is_there_twice_is_refused() {
         twice.starts_with("tracer.toml:3:2: duplicate key\n"),
         "{twice}"
     );
+    assert_eq!(
+        reason("[otlp.headers]\nX-Scope = \"a\"\nx-scope = \"b\""),
+        "the header x-scope is there twice"
+    );
 }
 
 #[test]
@@ -79,7 +91,7 @@ fn a_value_of_the_wrong_type_is_told_with_the_right_one() {
              keys beneath",
         ),
         (
-            "[[history]]\nkeep = \"1d\"",
+            "[[otlp.logs]]\nenabled = true",
             "invalid type: sequence, expected a section: its name once in [brackets], and its keys \
              beneath",
         ),
@@ -97,16 +109,16 @@ fn a_value_of_the_wrong_type_is_told_with_the_right_one() {
             "invalid type: string \"yes\", expected a boolean",
         ),
         (
-            "[metrics]\ndestinations = \"all\"",
-            "invalid type: string \"all\", expected a whole number from 0 to 1000",
+            "[trace]\nconnections = \"all\"",
+            "invalid type: string \"all\", expected a whole number from 1000 to 100000000",
         ),
         (
             "[metrics]\nseries = 1e3",
             "invalid type: floating point `1000.0`, expected a whole number from 100 to 1000000",
         ),
         (
-            "[history]\nroll_after = 15",
-            "invalid type: integer `15`, expected a length of time in quotes, such as \"5m\"",
+            "[otlp]\ninterval = 15",
+            "invalid type: integer `15`, expected a length of time in quotes, such as \"15s\"",
         ),
         (
             "[health]\nlosses = \"1%\"",
@@ -117,6 +129,10 @@ fn a_value_of_the_wrong_type_is_told_with_the_right_one() {
             "invalid type: boolean `false`, expected an address with its port in quotes, such as \
              \"127.0.0.1:9435\", or \"off\"",
         ),
+        (
+            "[otlp]\nheaders = { tries = 5 }",
+            "invalid type: integer `5`, expected a header's value in quotes",
+        ),
     ] {
         assert_eq!(reason(text), told, "{text}");
     }
@@ -125,6 +141,10 @@ fn a_value_of_the_wrong_type_is_told_with_the_right_one() {
 #[test]
 fn a_value_that_cannot_be_is_told_with_one_that_can() {
     let listen = "expected an address with its port, such as 127.0.0.1:9435 or [::1]:9435, or off";
+    let url = "expected a URL that begins with http:// or https:// and has a host, such as \
+               http://127.0.0.1:4318";
+    let bare = "expected scheme, host, port and path alone, such as https://collector:4318; what \
+                lets us in belongs in otlp.headers";
     let name =
         "expected a name of 1 to 253 characters, none of them a space or a control character";
     for (text, told) in [
@@ -147,6 +167,21 @@ fn a_value_that_cannot_be_is_told_with_one_that_can() {
             "[history]\nkeep = \"7\"",
             "expected a length of time above 0 with its unit, such as 500ms, 10s, 2m or 1h30m",
         ),
+        ("[otlp]\nendpoint = \"127.0.0.1:4318\"", url),
+        ("[otlp]\nendpoint = \"grpc://collector:4317\"", url),
+        ("[otlp]\nendpoint = \"http://collector:99999\"", url),
+        ("[otlp]\nendpoint = \"http://\"", url),
+        ("[otlp]\nendpoint = \"\"", url),
+        ("[otlp]\nendpoint = \"https://me:secret@collector\"", bare),
+        ("[otlp]\nendpoint = \"https://collector/?token=1\"", bare),
+        (
+            "[otlp]\nheaders = { \"a b\" = \"c\" }",
+            "expected a header's name: letters, digits and hyphens",
+        ),
+        (
+            "[otlp]\nheaders = { a = \"b\\n\" }",
+            "expected a header's value: visible ASCII characters and spaces",
+        ),
         ("[host]\nname = \"\"", name),
         ("[host]\nname = \"a b\"", name),
     ] {
@@ -162,6 +197,10 @@ fn a_value_out_of_range_is_told_with_the_range() {
             "8.0 GiB is not between 256.0 KiB and 1.0 GiB",
         ),
         (
+            "[trace]\nconnections = 999",
+            "999 is not between 1000 and 100000000",
+        ),
+        (
             "[metrics]\ndestinations = 1001",
             "1001 is not between 0 and 1000",
         ),
@@ -171,10 +210,12 @@ fn a_value_out_of_range_is_told_with_the_range() {
         ),
         ("[health]\nlosses = 1.5", "1.5 is not between 0 and 1"),
         ("[health]\nlosses = 2", "2 is not between 0 and 1"),
-        ("[health]\nlosses = -0.1", "-0.1 is not between 0 and 1"),
-        ("[health]\nlosses = nan", "NaN is not between 0 and 1"),
-        ("[history]\nroll_after = \"999ms\"", "999ms is less than 1s"),
-        ("[history]\nkeep = \"10ms\"", "10ms is less than 1s"),
+        ("[otlp.logs]\nsample = -0.1", "-0.1 is not between 0 and 1"),
+        ("[otlp.logs]\nsample = nan", "NaN is not between 0 and 1"),
+        ("[otlp]\nqueue = 0", "0 is not between 1 and 1000000"),
+        ("[otlp]\ninterval = \"500ms\"", "500ms is less than 1s"),
+        ("[otlp]\ntimeout = \"999ms\"", "999ms is less than 1s"),
+        ("[history]\nroll_after = \"10ms\"", "10ms is less than 1s"),
         (
             "[history]\nroll_size = \"100KiB\"",
             "100.0 KiB is less than 1 MiB",
@@ -186,24 +227,21 @@ fn a_value_out_of_range_is_told_with_the_range() {
 
 #[test]
 fn the_ends_of_a_range_belong_to_it() {
-    let least = parse("[metrics]\ndestinations = 0\nseries = 100\n[health]\nlosses = 0.0").unwrap();
-    assert_eq!((least.metrics.destinations, least.metrics.series), (0, 100));
-    assert_eq!(least.health.losses.value(), 0.0);
-    let most = parse(
-        "[metrics]\ndestinations = 1000\nseries = 1_000_000\n[health]\nlosses = 1\n\
-         [history]\ndirectory = \"/a\"\nroll_after = \"1s\"\nroll_size = \"1MiB\"",
+    let config = parse(
+        "[trace]\nconnections = 1000\n[metrics]\ndestinations = 0\nseries = 1_000_000\n\
+         [health]\nlosses = 1\n[otlp]\nendpoint = \"http://c\"\ninterval = \"1s\"\n\
+         [otlp.logs]\nenabled = true\nsample = 0.0",
     )
     .unwrap();
+    assert_eq!(config.trace.connections, 1_000);
     assert_eq!(
-        (most.metrics.destinations, most.metrics.series),
-        (1_000, 1_000_000)
+        (config.metrics.destinations, config.metrics.series),
+        (0, 1_000_000)
     );
-    assert_eq!(most.health.losses.value(), 1.0);
-    let history = most.history.unwrap();
-    assert_eq!(
-        (history.roll_after, history.roll_size),
-        (Duration::from_secs(1), 1 << 20)
-    );
+    assert_eq!(config.health.losses, Share::ALL);
+    let otlp = config.otlp.unwrap();
+    assert_eq!(otlp.interval, Duration::from_secs(1));
+    assert_eq!(otlp.logs.unwrap().sample.value(), 0.0);
 }
 
 #[test]
