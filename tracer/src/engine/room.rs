@@ -20,10 +20,11 @@ impl Engine {
         self.table.len() >= self.config.connections
     }
 
-    /// Whether there is room for one more, which may take letting one go.
+    /// Whether there is room for one more, which may take letting one go. Where listeners are over
+    /// the bound, one that goes makes no room.
     #[inline]
     pub(super) fn has_room(&mut self) -> bool {
-        !self.is_full() || self.make_room()
+        !self.is_full() || (self.make_room() && !self.is_full())
     }
 
     /// Takes up a connection that was met without its opening, if there is room. A listener finds

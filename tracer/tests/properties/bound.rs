@@ -90,6 +90,27 @@ fn open_and_reset(number: u16, at: u64) -> (Vec<Event>, Vec<Event>) {
     (events, rest)
 }
 
+fn listener(number: u16) -> Event {
+    Event {
+        at: Timestamp(BEGIN + u64::from(number)),
+        cpu: 0,
+        seq: u32::from(number),
+        flags: 0,
+        netns: 1,
+        netns_cookie: 1,
+        socket: Socket {
+            address: 0x9000 + u64::from(number) * 16,
+            cookie: 900 + u64::from(number),
+            flow: flow(9_000 + number, 0),
+        },
+        body: Body::Transition {
+            from: TcpState::Close,
+            to: TcpState::Listen,
+            detail: 0,
+        },
+    }
+}
+
 /// A client up to TIME_WAIT, and how that runs out.
 fn wait_and_expire(number: u16, at: u64) -> (Vec<Event>, Vec<Event>) {
     let mut events = life(number, (at, false, 4, 0, 0));
@@ -170,24 +191,6 @@ fn a_time_wait_that_was_let_go_is_told_from_what_the_kernel_shows_at_its_end() {
 
 #[test]
 fn a_listener_is_never_let_go_and_where_there_is_nothing_else_nobody_comes_in() {
-    let listener = |number: u16| Event {
-        at: Timestamp(BEGIN + u64::from(number)),
-        cpu: 0,
-        seq: u32::from(number),
-        flags: 0,
-        netns: 1,
-        netns_cookie: 1,
-        socket: Socket {
-            address: 0x9000 + u64::from(number) * 16,
-            cookie: 900 + u64::from(number),
-            flow: flow(9_000 + number, 0),
-        },
-        body: Body::Transition {
-            from: TcpState::Close,
-            to: TcpState::Listen,
-            detail: 0,
-        },
-    };
     let mut few = Few::new(3);
     few.feed(&[listener(1)]);
     for number in 1..6 {
@@ -205,6 +208,29 @@ fn a_listener_is_never_let_go_and_where_there_is_nothing_else_nobody_comes_in() 
     assert!(totals.passed_over >= 2, "{totals:#?}");
     assert_eq!(totals.opened_clients, 6);
     assert!(few.verdicts.is_empty());
+}
+
+/// A connection that is being settled is not let go for a listener, which comes in all the same.
+#[test]
+fn where_a_listener_came_over_the_bound_one_let_go_makes_no_room() {
+    let (waits, _) = wait_and_expire(1, BEGIN);
+    let timer_starts = |event: &Event| matches!(event.body, Body::TimerStart(_));
+    let started = 1 + waits.iter().position(timer_starts).unwrap();
+    let mut few = Few::new(1);
+    for event in &waits[..started] {
+        few.engine.handle_event(event);
+    }
+    few.engine.handle_event(&listener(1));
+    for event in &waits[started..] {
+        few.engine.handle_event(event);
+    }
+    few.engine.handle_timeout(Timestamp(BEGIN + SECOND));
+    assert_eq!(few.followed(), [cookie(1), 901]);
+    few.connections = 2;
+    few.feed(&open_and_reset(2, BEGIN + 2 * SECOND).0);
+    assert_eq!(few.followed(), [901]);
+    let totals = few.totals();
+    assert_eq!((totals.evicted.time_wait, totals.evicted.open), (1, 1));
 }
 
 #[test]
