@@ -113,6 +113,9 @@ impl<C: Consumer> Pipeline<C> {
         if C::WANTS_READINGS && self.past.is_due(event.at) {
             self.past.note(event.at, Opened::of(&self.engine.totals()));
         }
+        while self.engine.settle_before(event) {
+            self.write_outputs(out);
+        }
         self.engine.handle_event(event);
         self.write_outputs(out);
     }

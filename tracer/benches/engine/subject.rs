@@ -113,6 +113,9 @@ impl Subject {
 
     #[inline]
     fn handle(&mut self, event: &Event, caller: &mut impl Caller) {
+        while caller.call(|| self.engine.settle_before(event)) {
+            self.poll(caller);
+        }
         caller.call(|| self.engine.handle_event(event));
         self.poll(caller);
     }

@@ -19,7 +19,7 @@ impl Engine {
         if !self.config.rows {
             return;
         }
-        self.push(Output::Call(Box::new(Call {
+        self.outputs.push(Output::Call(Box::new(Call {
             at: event.at,
             netns: event.netns,
             netns_cookie: event.netns_cookie,

@@ -97,7 +97,7 @@ impl Engine {
             return;
         };
         let (netns_cookie, netns) = named.netns;
-        self.push(Output::Holding(Box::new(HoldingChange {
+        self.outputs.push(Output::Holding(Box::new(HoldingChange {
             at: self.now,
             netns,
             netns_cookie,

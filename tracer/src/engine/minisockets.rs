@@ -5,6 +5,7 @@ use tracer_common::tcp::TcpState;
 
 use super::connection::{Bit, Connection};
 use super::table::Id;
+use super::timers::REUSE;
 use super::timewait::{Cancel, Change, End, How, Life, Minisocket, Sign};
 use super::{Engine, names, sockets};
 use crate::record::{EntryPrecision, Incomplete};
@@ -313,6 +314,10 @@ impl Engine {
         match minisocket.life {
             Life::Running if due <= self.now => self.lose_end(id),
             Life::Running | Life::Cancelled(_) => self.timers.await_end(due, id),
+            // It may come to life again, and its end is waited for then as before.
+            Life::Killed(cancel) if self.now.since(cancel.at) < REUSE => {
+                self.timers.await_end(self.now, id);
+            }
             Life::Killed(_) => self.on_reuse_timeout(id),
             Life::Ended(_) => {}
         }
@@ -497,7 +502,7 @@ impl Engine {
             && let Some(from) = from.filter(|from| *from != TcpState::Close)
         {
             let row = sockets::row(connection, entry.at, (from, TcpState::TimeWait), for_ns);
-            self.push_row(None, row);
+            self.outputs.push_row(row);
         }
     }
 
@@ -541,7 +546,7 @@ impl Engine {
         {
             let for_ns = since.map(|since| at.since(since));
             let row = sockets::row(connection, at, (from, TcpState::Close), for_ns);
-            self.push_row(None, row);
+            self.outputs.push_row(row);
         }
         if decided || connection_is_lost(self.table.connection(id)) {
             self.conclude(id);

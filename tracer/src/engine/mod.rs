@@ -2,9 +2,10 @@
 //! stream's, the latest of the events' stamps and the watermarks.
 //!
 //! ```text
+//! settle_before(&Event)     before each event, until it says that there is no more to settle
 //! handle_event(&Event)      each event, in the ring's order
 //! handle_timeout(now)       each watermark
-//! poll() -> Option<Output>  after each of the two, until it gives None
+//! poll() -> Option<Output>  after each of the three, until it gives None
 //! expect(&[Event])          before some events, to have at hand what they need
 //! poll_timeout()            when a watermark would bring something
 //! handle_loss(now)          where events were lost
@@ -16,7 +17,7 @@
 //! A connection lives in the table from its first event to the end of its TIME_WAIT. `state.rs`
 //! checks its steps, `close.rs` gives the verdict one millisecond after CLOSE, `timewait.rs`
 //! follows the minisocket, `reuse.rs` tells who took the tuple. Where there are too many, `room.rs`
-//! lets one go.
+//! lets one go. `patience.rs` keeps each call short.
 //!
 //! `table.rs` finds a connection by its names. It is 192 bytes (`connection.rs`, in a `slab.rs`) while
 //! it is open, and some 120 (`pack.rs`, in an `arena.rs`) while nothing is awaited but the end of its
@@ -40,7 +41,10 @@ mod lexicon;
 mod loss;
 mod minisockets;
 mod names;
+mod outputs;
 mod pack;
+mod patience;
+mod processors;
 mod queue;
 mod reuse;
 mod room;
@@ -52,8 +56,6 @@ mod timeline;
 mod timers;
 mod timewait;
 mod totals;
-
-use std::collections::VecDeque;
 
 use tracer_common::event::flags;
 use tracer_common::tcp::TcpState;
@@ -69,8 +71,11 @@ use ended::{Ended, Memory};
 use finished::Stage;
 use inventory::Search;
 use loss::Losses;
+use outputs::Outputs;
+use patience::Patience;
+use processors::Processors;
 use table::{Id, Table};
-use timers::{Timer, Timers};
+use timers::Timers;
 use timewait::{Jiffies, Minisocket};
 
 pub use ahead::EVENTS_AHEAD;
@@ -139,11 +144,10 @@ pub struct Engine {
     timers: Timers,
     ended: Memory,
     connecting: Connecting,
-    /// What each processor showed last.
-    processors: Vec<Processor>,
+    processors: Processors,
     losses: Losses,
     search: Search,
-    outputs: VecDeque<Pending>,
+    outputs: Outputs,
     totals: Totals,
 }
 
@@ -160,10 +164,10 @@ impl Engine {
             timers: Timers::new(),
             ended: Memory::new(),
             connecting: Connecting::new(),
-            processors: Vec::new(),
+            processors: Processors::default(),
             losses: Losses::default(),
             search: Search::default(),
-            outputs: VecDeque::new(),
+            outputs: Outputs::default(),
             totals: Totals::default(),
         }
     }
@@ -177,7 +181,6 @@ impl Engine {
             self.losses.note(self.now, event.at);
         }
         self.advance(event.at, Patience::AT_AN_EVENT);
-        self.note_processor(event);
         match event.body {
             Body::Transition { from, to, detail } => self.on_transition(event, from, to, detail),
             Body::Close { from, ref facts } => self.on_close(event, from, facts),
@@ -191,7 +194,9 @@ impl Engine {
                 tcp_flags,
                 payload,
             } => self.on_segment(event, minisocket, tcp_flags, payload),
-            Body::ResetReceived { .. } | Body::ResetSent { .. } if self.is_repeated(event) => {
+            Body::ResetReceived { .. } | Body::ResetSent { .. }
+                if self.processors.is_repeated_reset(event) =>
+            {
                 self.totals.doubles += 1;
             }
             Body::ResetReceived { state } => self.on_reset_received(event, state),
@@ -233,11 +238,12 @@ impl Engine {
     /// When [`Self::handle_timeout`] has something to do next; `None`: nothing is waited for.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        let held = self.outputs.front().and_then(|pending| pending.held);
-        let held = held.map(|held| held.until);
         let under_way = self.search.is_under_way() || self.table.may_rest();
         let now = under_way.then_some(self.now);
-        [held, self.timers.next(), now].into_iter().flatten().min()
+        [self.outputs.held_until(), self.timers.next(), now]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The next output. Call it until `None` after each event and each watermark.
@@ -246,17 +252,10 @@ impl Engine {
         if self.config.holdings {
             self.tell_holdings();
         }
-        let Some(front) = self.outputs.front() else {
-            if self.table.may_rest() {
-                self.rest();
-            }
-            return None;
-        };
-        let held = front.held;
-        if held.is_some_and(|held| held.until > self.now) {
-            return None;
+        if self.outputs.is_empty() && self.table.may_rest() {
+            self.rest();
         }
-        self.outputs.pop_front().map(|pending| pending.output)
+        self.outputs.pop(self.now)
     }
 
     /// What has been counted so far.
@@ -281,123 +280,6 @@ impl Engine {
             open: connection.is_open(),
             in_time_wait: connection.minisocket().is_some_and(|m| m.counted),
         })
-    }
-
-    /// Moves the time and settles what was waited for until then.
-    #[inline]
-    fn advance(&mut self, now: Timestamp, patience: Patience) {
-        self.now = self.now.max(now);
-        if !self.timers.is_quiet(self.now) {
-            self.settle_due(patience);
-        }
-        self.look_for_absent(patience.places);
-    }
-
-    /// Settles what was waited for until now.
-    #[inline(never)]
-    fn settle_due(&mut self, patience: Patience) {
-        for _ in 0..patience.parked {
-            let Some((id, timer)) = self.timers.pop(self.now) else {
-                break;
-            };
-            self.table.wake(id);
-            match timer {
-                Timer::Verdict => self.give_verdict(id),
-                Timer::Cancel => self.on_cancel_alone(id),
-                Timer::Rest => self.table.doze(id),
-                Timer::Reuse => self.on_reuse_timeout(id),
-            }
-        }
-        for _ in 0..patience.ends {
-            let Some(id) = self.timers.pop_overdue(self.now) else {
-                break;
-            };
-            self.table.wake(id);
-            self.on_overdue(id);
-        }
-        self.timers.look_up();
-        self.ended.age(self.now);
-    }
-
-    /// Puts to rest what may.
-    fn rest(&mut self) {
-        let (now, timers) = (self.now, &mut self.timers);
-        self.table.rest(now, |id| timers.park_rest(now, id));
-    }
-
-    /// Makes room for what the event's processor shows.
-    fn note_processor(&mut self, event: &Event) {
-        let cpu = usize::from(event.cpu);
-        if cpu >= self.processors.len() {
-            self.processors.resize(cpu + 1, Processor::default());
-        }
-    }
-
-    /// Whether a second program shows again the reset that its processor showed last. Most resets
-    /// are of sockets that are none of ours, so this must not need a connection.
-    fn is_repeated(&mut self, event: &Event) -> bool {
-        let (hook, state) = match event.body {
-            Body::ResetReceived { state } => (0, state),
-            Body::ResetSent { state, .. } => (1, state),
-            _ => return false,
-        };
-        let shown = (event.socket.address, state);
-        let Some(processor) = self.processors.get_mut(usize::from(event.cpu)) else {
-            return false;
-        };
-        let last = processor.resets[hook].replace(shown);
-        event.flags & flags::RECOVERED != 0 && last == Some(shown)
-    }
-
-    /// Whether a second program shows again the close of a socket that is not connected which its
-    /// processor showed last: no connection tells that.
-    fn is_repeated_close(&mut self, event: &Event) -> bool {
-        let Some(processor) = self.processors.get_mut(usize::from(event.cpu)) else {
-            return false;
-        };
-        let shown = Some(event.socket.address);
-        if event.flags & flags::RECOVERED != 0 {
-            return processor.unconnected.take() == shown;
-        }
-        processor.unconnected = shown;
-        false
-    }
-
-    fn push(&mut self, output: Output) {
-        self.outputs.push_back(Pending { held: None, output });
-    }
-
-    /// Gives out a row of a state change. One that a task may follow waits for that, and what comes
-    /// after it waits too: events of other processors may lie between.
-    fn push_row(&mut self, address: Option<u64>, row: TransitionRow) {
-        let held = address
-            .filter(|_| state::may_have_task(row.from, row.to))
-            .map(|address| Held {
-                address,
-                until: Timers::soon_after(self.now),
-            });
-        let output = Output::Transition(Box::new(row));
-        self.outputs.push_back(Pending { held, output });
-    }
-
-    /// The task of a held row: the row goes out with it.
-    fn complete_row(&mut self, event: &Event, task: &Task) {
-        if !self.config.transitions {
-            return;
-        }
-        for pending in self.outputs.iter_mut().rev() {
-            if let Output::Transition(row) = &mut pending.output
-                && let Some(held) = pending.held
-                && held.address == event.socket.address
-                && row.cookie == event.socket.cookie
-                && (row.from, row.to) == (task.from, task.to)
-            {
-                row.process = exactly(task);
-                row.cgroup_id = row.cgroup_id.or(Some(task.cgroup).filter(|id| *id != 0));
-                pending.held = None;
-                return;
-            }
-        }
     }
 
     /// The verdict and, where no minisocket lives on, the end.
@@ -432,7 +314,7 @@ impl Engine {
         let at_once = over && connection.minisocket().is_none();
         if self.config.rows && !at_once {
             let record = finished::record(connection, &self.table, Stage::Verdict, &self.config);
-            self.push(Output::Close(record));
+            self.outputs.push(Output::Close(record));
         }
         if over {
             self.give_end(id, if at_once { Output::Over } else { Output::End });
@@ -468,7 +350,7 @@ impl Engine {
         self.tell_freed(&connection);
         if self.config.rows {
             let record = finished::record(&connection, &self.table, Stage::End, &self.config);
-            self.push(output(record));
+            self.outputs.push(output(record));
         }
         self.table.dismiss(&connection);
     }
@@ -515,63 +397,6 @@ impl Engine {
         let parked = |c: &Connection| c.minisocket().is_some() || !c.is_open();
         self.table.iter().filter(|(_, c)| parked(c)).count()
     }
-}
-
-/// How much of what may wait is done in one call, so that none takes long.
-#[derive(Clone, Copy)]
-struct Patience {
-    /// What was parked for a moment.
-    parked: usize,
-    /// Ends that may be overdue.
-    ends: usize,
-    /// Places of the table that are searched for what the kernel no longer has.
-    places: usize,
-}
-
-impl Patience {
-    /// While the ring fills up. What was parked is settled whole, for the event must not bear on
-    /// it: it came in one millisecond.
-    const AT_AN_EVENT: Self = Self {
-        parked: usize::MAX,
-        ends: 16,
-        places: 16,
-    };
-
-    /// Before what comes between events and, like them, must not bear on what was parked.
-    const BETWEEN: Self = Self {
-        parked: usize::MAX,
-        ends: 64,
-        places: 1024,
-    };
-
-    /// When the ring is empty.
-    const AT_A_WATERMARK: Self = Self {
-        parked: 128,
-        ..Self::BETWEEN
-    };
-}
-
-/// What a processor showed last.
-#[derive(Clone, Copy, Default)]
-struct Processor {
-    /// Kernel address and state of its latest reset, received and sent.
-    resets: [Option<(u64, u8)>; 2],
-    /// Kernel address of the latest socket that was closed without having been connected.
-    unconnected: Option<u64>,
-}
-
-/// An output in its turn.
-struct Pending {
-    held: Option<Held>,
-    output: Output,
-}
-
-/// Why an output is held back: its task may follow.
-#[derive(Clone, Copy)]
-struct Held {
-    /// Kernel address of its socket.
-    address: u64,
-    until: Timestamp,
 }
 
 /// What is remembered of a connection that has ended.

@@ -8,6 +8,7 @@ use super::connection::{Bit, Closing, Connection, FinWait2Step};
 use super::loss::Losses;
 use super::state;
 use super::table::Id;
+use super::timers::Timers;
 use super::{Config, Engine, Totals, exactly};
 use crate::record::{Incomplete, Process, Role, TransitionRow};
 use crate::stream::{Event, Socket, Task};
@@ -47,7 +48,7 @@ impl Engine {
     pub(super) fn on_close(&mut self, event: &Event, from: TcpState, facts: &CloseFacts) {
         if from == TcpState::Close {
             // close() of a socket that is not connected.
-            self.totals.doubles += u64::from(self.is_repeated_close(event));
+            self.totals.doubles += u64::from(self.processors.is_repeated_close(event));
             return;
         }
         if self.is_double(event, from, TcpState::Close) {
@@ -159,7 +160,9 @@ impl Engine {
     }
 
     pub(super) fn on_task(&mut self, event: &Event, task: &Task) {
-        self.complete_row(event, task);
+        if self.config.transitions {
+            self.outputs.complete(event, task);
+        }
         let Some(id) = self.find_any(event) else {
             return;
         };
@@ -278,7 +281,12 @@ impl Engine {
             && !connection.is(Bit::Unnamed)
         {
             let row = row(connection, event.at, step, for_ns);
-            self.push_row(Some(event.socket.address), row);
+            if state::may_have_task(step.0, step.1) {
+                let until = Timers::soon_after(self.now);
+                self.outputs.hold(row, event.socket.address, until);
+            } else {
+                self.outputs.push_row(row);
+            }
         }
     }
 
@@ -289,7 +297,7 @@ impl Engine {
             && self.config.transitions
         {
             let row = row(connection, at, (TcpState::Listen, TcpState::SynRecv), None);
-            self.push_row(None, row);
+            self.outputs.push_row(row);
         }
     }
 

@@ -159,6 +159,13 @@ impl Timers {
         None
     }
 
+    /// Whether [`Self::pop`] would give one.
+    pub fn is_parked_due(&self, now: Timestamp) -> bool {
+        let soon = self.soon.first().map(|(due, ..)| *due);
+        let reuse = self.reuse.first().map(|(due, _)| *due);
+        [soon, reuse].into_iter().flatten().any(|due| due <= now)
+    }
+
     /// The next end that was due by `now`, at the end of a second. There may be millions: a caller
     /// who stops early goes on at its next call.
     pub fn pop_overdue(&mut self, now: Timestamp) -> Option<Id> {

@@ -17,10 +17,11 @@ mod books;
 mod bound;
 mod given;
 mod life;
+mod short_calls;
 
 use books::Books;
 use given::{Given, any_given, nothing_found, without};
-use life::{interleave, life, lives};
+use life::{interleave, lives};
 
 const SECOND: u64 = 1_000_000_000;
 const HZ: u64 = 250;
@@ -158,48 +159,6 @@ proptest! {
     ) {
         no_trace_is_left(CONFIG, &given)?;
     }
-}
-
-/// Minisockets whose ends were lost are overdue together: no call settles many of them.
-#[test]
-fn what_is_due_together_is_done_in_many_short_calls() {
-    const LIVES: u16 = 2_000;
-    const AT_ONCE: usize = 400;
-    let lives: Vec<_> = (0..LIVES)
-        .map(|number| {
-            let mut events = life(number, (1_000 * SECOND, false, 4, 0, 0));
-            events.truncate(events.len() - 2);
-            events
-        })
-        .collect();
-    let events = interleave(&lives, &[0]);
-    let mut engine = Engine::new(CONFIG);
-    let take = |engine: &mut Engine| {
-        std::iter::from_fn(|| engine.poll())
-            .filter(|output| matches!(output, Output::Close(_) | Output::End(_)))
-            .count()
-    };
-    let mut told = 0;
-    for event in &events {
-        engine.handle_event(event);
-        told += take(&mut engine);
-    }
-    let mut calls = 0;
-    let now = Timestamp(events.last().unwrap().at.0 + 100 * SECOND);
-    while engine.poll_timeout().is_some_and(|due| due <= now) {
-        let overdue = engine.totals().minisockets_overdue;
-        engine.handle_timeout(now);
-        let overdue = engine.totals().minisockets_overdue - overdue;
-        let rows = take(&mut engine);
-        let done = rows + overdue as usize;
-        assert!(done <= AT_ONCE, "{done} in one call");
-        told += rows;
-        calls += 1;
-    }
-    assert!(calls >= usize::from(LIVES) / AT_ONCE, "{calls} calls");
-    assert_eq!(told, 2 * usize::from(LIVES), "a verdict and an end of each");
-    assert_eq!(engine.totals().minisockets_overdue, u64::from(LIVES));
-    assert!(engine.invariants_hold());
 }
 
 /// The verdicts.
