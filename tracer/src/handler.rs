@@ -82,7 +82,7 @@ pub fn symbol(kallsyms: &Path) -> Result<u64, SymbolError> {
     kallsyms::address_of(kallsyms, NAME)
 }
 
-/// The handler, by its [`symbol`] or, where that is hidden, by a minisocket of our own.
+/// The handler, by its [`symbol`] or, where that is hidden or must not be read, by a minisocket of our own.
 ///
 /// # Errors
 /// Where neither the symbols nor a connection of our own tell.
@@ -93,7 +93,7 @@ pub fn address(
     layout: &Layout,
 ) -> Result<u64, HandlerError> {
     match symbol {
-        Err(SymbolError::Hidden) => learn(object, btf, layout),
+        Err(SymbolError::Hidden | SymbolError::Read { .. }) => learn(object, btf, layout),
         told => Ok(told?),
     }
 }

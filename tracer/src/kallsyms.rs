@@ -18,7 +18,7 @@ pub enum SymbolError {
         /// Why.
         source: io::Error,
     },
-    /// Every address reads as 0.
+    /// Every address reads as 0, or the list is empty, which is how it is kept from a service.
     #[error("kernel addresses are hidden: set kernel.kptr_restrict to 0 or 1 and have CAP_SYSLOG")]
     Hidden,
     /// No such function.
@@ -46,16 +46,19 @@ pub fn address_of(path: &Path, name: &'static str) -> Result<u64, SymbolError> {
     let mut file = BufReader::with_capacity(1 << 20, File::open(path).map_err(failed)?);
     let mut found = Vec::new();
     let mut line = Vec::new();
+    let mut is_empty = true;
     loop {
         line.clear();
         if file.read_until(b'\n', &mut line).map_err(failed)? == 0 {
             break;
         }
+        is_empty = false;
         found.extend(parse(&line, name.as_bytes()));
     }
     found.sort_unstable();
     found.dedup();
     match found[..] {
+        [] if is_empty => Err(SymbolError::Hidden),
         [] => Err(SymbolError::Absent(name)),
         [0] => Err(SymbolError::Hidden),
         [address] => Ok(address),
@@ -116,6 +119,8 @@ mod tests {
             address_of(&path, "nothing"),
             Err(SymbolError::Absent("nothing"))
         ));
+        std::fs::write(&path, "").expect("a file");
+        assert!(matches!(address_of(&path, "f"), Err(SymbolError::Hidden)));
         std::fs::write(&path, "0000000000000001 t f\n0000000000000002 t f.llvm.1\n")
             .expect("a file");
         assert!(matches!(

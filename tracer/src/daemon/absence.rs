@@ -17,6 +17,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +93,10 @@ pub struct Absence {
     /// The first of each, until one comes a second time.
     first_round: Option<BTreeMap<u64, Opened>>,
     unwatched: Option<Unwatched>,
+    /// How often something was left.
+    left: u64,
+    /// Which of them was written last.
+    written: Arc<Mutex<u64>>,
 }
 
 /// What is left for the next agent.
@@ -99,17 +104,26 @@ pub struct Absence {
 pub struct Left {
     path: PathBuf,
     standing: Standing,
+    number: u64,
+    written: Arc<Mutex<u64>>,
 }
 
 impl Left {
-    /// Writes it, in place of what was left before.
+    /// Writes it, in place of what was left before: on a disk that hangs, what is written in the
+    /// background may come after what is left at the end, and is of no use then.
     ///
     /// # Errors
     /// Where the file cannot be written.
     pub fn write(&self) -> io::Result<()> {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if *written > self.number {
+            return Ok(());
+        }
         let unfinished = self.path.with_extension("tmp");
         fs::write(&unfinished, serde_json::to_vec(&self.standing)?)?;
-        fs::rename(&unfinished, &self.path)
+        fs::rename(&unfinished, &self.path)?;
+        *written = self.number;
+        Ok(())
     }
 }
 
@@ -133,6 +147,8 @@ impl Absence {
             met: Opened::default(),
             first_round: Some(BTreeMap::new()),
             unwatched: None,
+            left: 0,
+            written: Arc::default(),
         };
         (absence, result)
     }
@@ -177,8 +193,12 @@ impl Absence {
         if self.first_round.is_some() {
             return None;
         }
+        let path = self.path.clone()?;
+        self.left += 1;
         Some(Left {
-            path: self.path.clone()?,
+            path,
+            number: self.left,
+            written: Arc::clone(&self.written),
             standing: Standing {
                 boot_id: self.boot_id.clone(),
                 stopped,
@@ -305,6 +325,24 @@ mod tests {
                 since: Since::Kill
             })
         );
+    }
+
+    #[test]
+    fn what_was_left_before_does_not_come_in_place_of_what_was_left_after() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut agent = begin(directory.path(), "boot");
+        for _ in 0..2 {
+            agent.read(&reading(1, opens(10, 0)), opens(0, 0));
+        }
+        let mut leave = |stopped| {
+            let left = agent.leave(Timestamp(0), opens(0, 0), stopped);
+            left.expect("all was read once")
+        };
+        let (earlier, later) = (leave(false), leave(true));
+        later.write().expect("it is written");
+        earlier.write().expect("it need not be written");
+        let standing = read(&directory.path().join(FILE)).expect("a whole file");
+        assert!(standing.expect("a file").stopped);
     }
 
     #[test]
