@@ -21,7 +21,7 @@ pub use netns::NetnsError;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// A network namespace was not found.
-    #[error("--netns {asked}: {source}")]
+    #[error("--netns {asked}")]
     Netns {
         /// As it was typed.
         asked: String,

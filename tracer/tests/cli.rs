@@ -392,7 +392,11 @@ fn a_wrong_command_line_is_told_in_one_line_and_exits_2() {
 
 #[test]
 fn a_namespace_that_is_not_there_is_told_with_where_it_was_looked_for() {
-    let error = |words| WatchConfig::try_from(watch(words)).unwrap_err().to_string();
+    // As it is printed.
+    let error = |words| {
+        let error = WatchConfig::try_from(watch(words)).unwrap_err();
+        format!("{:#}", anyhow::Error::from(error))
+    };
     assert_eq!(
         error("--netns no-such-namespace"),
         "--netns no-such-namespace: no namespace of this name in /run/netns or /run/docker/netns; \

@@ -15,7 +15,7 @@ const NSFS_MAGIC: i64 = 0x6e73_6673;
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
     /// The path cannot be looked at.
-    #[error("failed to look at {}: {source}", path.display())]
+    #[error("failed to look at {}", path.display())]
     Unreadable {
         /// Which path.
         path: PathBuf,

@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::metrics::{Family, Sample, Unit, Value};
 use crate::pipeline::Opened;
 use crate::stream::NamespaceReading;
 use crate::time::Timestamp;
@@ -50,6 +51,21 @@ pub struct Unwatched {
     pub opens: Opened,
     /// Since when.
     pub since: Since,
+}
+
+impl Unwatched {
+    /// What is told of it in /metrics.
+    pub fn family(self) -> Family {
+        let Opened { clients, servers } = self.opens;
+        let counts = [("client", clients), ("server", servers)];
+        Family::new(
+            "tracer.opens.unwatched",
+            "Connections that the kernel counted before this agent watched, and since the last one \
+             stopped, was killed, or the host started",
+            Unit::None,
+            counts.map(|(role, count)| Sample::of([("role", role.into())], Value::Counter(count))),
+        )
+    }
 }
 
 impl fmt::Display for Unwatched {
@@ -109,12 +125,16 @@ pub struct Left {
 }
 
 impl Left {
+    /// Writes it, or says why not.
+    pub fn keep(&self) {
+        if let Err(error) = self.write() {
+            tracing::warn!("failed to write how the kernel's counters stand: {error}");
+        }
+    }
+
     /// Writes it, in place of what was left before: on a disk that hangs, what is written in the
     /// background may come after what is left at the end, and is of no use then.
-    ///
-    /// # Errors
-    /// Where the file cannot be written.
-    pub fn write(&self) -> io::Result<()> {
+    fn write(&self) -> io::Result<()> {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         if *written > self.number {
             return Ok(());

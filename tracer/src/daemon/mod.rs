@@ -4,6 +4,7 @@
 //! the one loop ─> Observer ─> Ledger ─> Scrape ─> /metrics, /healthz     (a thread of their own)
 //!                     ├─> Rolling ─> Findings ─> log
 //!                     │                  v
+//!                     ├─> Archive ─> History ─> Parquet files             (a thread of its own)
 //!                     ├─> Collector ─> Exporter ─> an OpenTelemetry collector    (another one)
 //!                     └─> systemd: ready, alive, stopping
 //! ```
@@ -12,6 +13,7 @@
 //! finds it.
 
 mod absence;
+mod archive;
 mod capabilities;
 mod collector;
 mod crowd;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use tokio::sync::watch;
 
-use super::absence::{Absence, Left, Unwatched};
+use super::absence::{Absence, Left};
+use super::archive::Archive;
 use super::collector::{Collector, unix_nanoseconds};
 use super::crowd::Crowd;
 use super::findings::{Findings, Notice};
@@ -16,7 +17,7 @@ use crate::cli::AgentArgs;
 use crate::config::agent::AgentConfig;
 use crate::consumer::{Books, Consumer};
 use crate::diagnosis::{Rolling, rules};
-use crate::history::{self, History, Row, Stats};
+use crate::history::Row;
 use crate::metrics::{Family, Ledger, Outlooks, Sample, Unit, Value, limit};
 use crate::output::{Loss, Summary};
 use crate::pipeline::Opened;
@@ -51,7 +52,7 @@ pub struct Observer {
     watch: Rolling,
     findings: Findings,
     routes: Outlooks,
-    history: Option<History>,
+    archive: Option<Archive>,
     /// Where everything is sent. None before the probes are attached.
     collector: Option<Collector>,
     /// What came while no agent ran; `None`: before the probes are attached.
@@ -83,7 +84,7 @@ impl Observer {
             degraded: Vec::new(),
             findings: Findings::new(),
             routes: Outlooks::default(),
-            history: None,
+            archive: None,
             collector: None,
             absence: None,
             met: Opened::default(),
@@ -94,28 +95,12 @@ impl Observer {
 
     /// Starts the history, where one is configured.
     fn remember(&mut self, meta: &Meta) {
-        let Some(wanted) = &self.started.history else {
-            return;
-        };
-        let settings = history::Settings {
-            roll_bytes: wanted.roll_size,
-            roll_after: wanted.roll_after,
-            keep: wanted.keep,
-            keep_bytes: wanted.keep_size,
-            ..history::Settings::new(
-                wanted.directory.clone(),
-                &self.started.host.name,
-                &meta.boot_id,
-            )
-        };
-        match History::start(settings) {
-            Ok(history) => self.history = Some(history),
-            Err(error) => {
-                let directory = wanted.directory.display();
-                let problem = format!("no history is kept in {directory}: {error}");
-                tracing::error!("{problem}");
-                self.degraded.push(problem);
-            }
+        let host = &self.started.host.name;
+        let archive = (self.started.history.as_ref())
+            .map(|wanted| Archive::start(wanted, host, &meta.boot_id));
+        match archive.transpose() {
+            Ok(archive) => self.archive = archive,
+            Err(problem) => self.degraded.push(problem),
         }
     }
 
@@ -172,9 +157,8 @@ impl Observer {
         let Some(ledger) = &self.ledger else {
             return;
         };
-        let history = self.history.as_ref().map(History::stats);
         // What is left out for the limit's sake is left out from the end.
-        let mut families: Vec<Family> = history.iter().flat_map(of_history).collect();
+        let mut families: Vec<Family> = self.archive.iter().flat_map(Archive::families).collect();
         families.extend(self.collector.iter().flat_map(Collector::families));
         let findings = self.watch.is_on().then(|| {
             let forgotten = self.watch.seen().ports.forgotten();
@@ -186,7 +170,7 @@ impl Observer {
             self.absence
                 .as_ref()
                 .and_then(Absence::unwatched)
-                .map(of_absence),
+                .map(|unwatched| unwatched.family()),
         );
         // What is told of the limit itself is within it.
         let left_out = limit(&mut families, self.config.metrics.series.saturating_sub(1));
@@ -260,8 +244,8 @@ impl Consumer for Observer {
             ledger.end(record);
         }
         self.watch.end(record);
-        if let Some(history) = &mut self.history {
-            history.offer(Row::of(record, wall, &self.watch.seen().names));
+        if let Some(archive) = &mut self.archive {
+            archive.offer(Row::of(record, wall, &self.watch.seen().names));
         }
     }
 
@@ -323,15 +307,15 @@ impl Consumer for Observer {
         if let Some(crowded) = self.crowd.note(books.now, books.totals) {
             tracing::warn!("{crowded}");
         }
-        if let Some(history) = &mut self.history {
-            history.tick();
+        if let Some(archive) = &mut self.archive {
+            archive.tick();
         }
         self.met = self.met_by(Opened::of(books.totals));
         if self.ticks.is_multiple_of(LEFT_EVERY)
             && let Some(left) = self.left(false)
         {
             // The disk may be slow.
-            tokio::task::spawn_blocking(move || write(&left));
+            tokio::task::spawn_blocking(move || left.keep());
         }
         self.publish(books);
         // Now there is something to read.
@@ -381,22 +365,12 @@ impl Consumer for Observer {
     fn summary(&mut self, _: &Summary, _: &mut BytesMut) {
         self.manager.stopping();
         if let Some(left) = self.left(true) {
-            write(&left);
+            left.keep();
         }
         // Both may take seconds: at the same time.
         let sending = self.collector.as_mut().and_then(Collector::finish);
-        if let Some(history) = self.history.take() {
-            let Stats {
-                rows_dropped,
-                rows_waiting,
-                ..
-            } = history.close();
-            if rows_dropped + rows_waiting > 0 {
-                tracing::warn!(
-                    "{rows_dropped} rows of the history were dropped, {rows_waiting} were not \
-                     written in time"
-                );
-            }
+        if let Some(archive) = self.archive.take() {
+            archive.close();
         }
         if let (Some(sending), Some(collector)) = (sending, &self.collector) {
             sending.wait();
@@ -409,55 +383,4 @@ impl Consumer for Observer {
 
 fn sends_closes(config: &AgentConfig) -> bool {
     config.otlp.as_ref().is_some_and(|otlp| otlp.logs.is_some())
-}
-
-fn write(left: &Left) {
-    if let Err(error) = left.write() {
-        tracing::warn!("failed to write how the kernel's counters stand: {error}");
-    }
-}
-
-/// What is told of the time when no agent ran.
-fn of_absence(Unwatched { opens, .. }: Unwatched) -> Family {
-    let counts = [("client", opens.clients), ("server", opens.servers)];
-    Family::new(
-        "tracer.opens.unwatched",
-        "Connections that the kernel counted before this agent watched, and since the last one \
-         stopped, was killed, or the host started",
-        Unit::None,
-        counts.map(|(role, count)| Sample::of([("role", role.into())], Value::Counter(count))),
-    )
-}
-
-/// What is told of the history.
-fn of_history(stats: &Stats) -> [Family; 3] {
-    let counter = |name, help, count| {
-        let sample = Sample::alone(Value::Counter(count));
-        Family::new(name, help, Unit::None, [sample])
-    };
-    let rows = [
-        ("written", stats.rows_written),
-        ("dropped", stats.rows_dropped),
-    ];
-    [
-        Family::new(
-            "tracer.history.rows",
-            "Connections that are in whole files of the history, or in none because the disk or \
-             the writer did not keep up",
-            Unit::None,
-            rows.map(|(result, count)| {
-                Sample::of([("result", result.into())], Value::Counter(count))
-            }),
-        ),
-        counter(
-            "tracer.history.files",
-            "Whole files of the history",
-            stats.files,
-        ),
-        counter(
-            "tracer.history.errors",
-            "Steps that failed as the history was written",
-            stats.errors,
-        ),
-    ]
 }
