@@ -103,7 +103,8 @@ mod tests {
 
     #[test]
     fn errors_say_what_and_where() {
-        let error = |asked: &str| inode(asked).unwrap_err().to_string();
+        // As it is printed.
+        let error = |asked: &str| format!("{:#}", anyhow::Error::from(inode(asked).unwrap_err()));
         assert_eq!(
             error("/proc/self/ns/pid"),
             "/proc/self/ns/pid is not a network namespace"

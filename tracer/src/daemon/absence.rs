@@ -6,13 +6,13 @@
 //!                         ours after        nobody's        ours before
 //! ```
 //!
-//! An agent that stops leaves in a file how the counters stood then: what it read last, and what it
+//! An agent that stops leaves in a file how the counters stood then: what its last whole round over all
+//! namespaces read, and what it
 //! met itself after that. The next one takes that away from what it reads first, and from that what
 //! it had met itself by then. A reading of all namespaces takes some milliseconds: what opened in
 //! these is counted on one side or the other.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -104,15 +104,35 @@ pub struct Absence {
     boot_id: String,
     /// As they were read last, and when, by the namespaces' cookies.
     counters: BTreeMap<u64, (Timestamp, Opened)>,
+    /// The namespaces that were read in the round under way.
+    round: BTreeSet<u64>,
     /// What we had met when one was read last.
     met: Opened,
-    /// The first of each, until one comes a second time.
-    first_round: Option<BTreeMap<u64, Opened>>,
+    /// The last round that is whole.
+    whole: Option<Round>,
     unwatched: Option<Unwatched>,
     /// How often something was left.
     left: u64,
     /// Which of them was written last.
     written: Arc<Mutex<u64>>,
+}
+
+/// A round over all namespaces. What we met is not told by namespace, so only a whole one can be held
+/// against it.
+#[derive(Debug)]
+struct Round {
+    /// As they were read, by the namespaces' cookies.
+    counters: BTreeMap<u64, Opened>,
+    /// What we had met by its end.
+    met: Opened,
+}
+
+impl Round {
+    /// What the kernel had counted, all namespaces together.
+    fn sum(&self) -> Opened {
+        let counters = self.counters.values();
+        counters.fold(Opened::default(), |sum, opens| sum.plus(*opens))
+    }
 }
 
 /// What is left for the next agent.
@@ -164,8 +184,9 @@ impl Absence {
             before: before.filter(|before| before.boot_id == boot_id),
             boot_id: boot_id.to_owned(),
             counters: BTreeMap::new(),
+            round: BTreeSet::new(),
             met: Opened::default(),
-            first_round: Some(BTreeMap::new()),
+            whole: None,
             unwatched: None,
             left: 0,
             written: Arc::default(),
@@ -183,15 +204,14 @@ impl Absence {
         let opens = Opened { clients, servers };
         let cookie = reading.netns_cookie;
         let mut found = None;
-        if let Some(first) = &mut self.first_round {
-            match first.entry(cookie) {
-                Entry::Vacant(unread) => drop(unread.insert(opens)),
-                // All have been read once; what we had met by the last of them was noted then.
-                Entry::Occupied(_) => {
-                    found = Some(self.compare(self.met));
-                    self.first_round = None;
-                }
+        if !self.round.insert(cookie) {
+            // Another round begins; what we had met by the end of the last was noted then.
+            self.round = BTreeSet::from([cookie]);
+            let round = self.end_round(reading.at);
+            if self.whole.is_none() {
+                found = Some(self.compare(&round));
             }
+            self.whole = Some(round);
         }
         self.unwatched = self.unwatched.or(found);
         self.counters.insert(cookie, (reading.at, opens));
@@ -204,15 +224,11 @@ impl Absence {
         self.unwatched
     }
 
-    /// What is to be left at `now` for the next agent, `met` being what we have met; `None`: nothing.
+    /// What is to be left for the next agent, `met` being what we have met; `None`: nothing.
     /// `stopped`: no more is met.
-    pub fn leave(&mut self, now: Timestamp, met: Opened, stopped: bool) -> Option<Left> {
-        // What is no longer read is gone.
-        self.counters.retain(|_, (at, _)| now.since(*at) < GONE);
+    pub fn leave(&mut self, met: Opened, stopped: bool) -> Option<Left> {
         // Before all have been read once there is nothing that the next one could go by.
-        if self.first_round.is_some() {
-            return None;
-        }
+        let whole = self.whole.as_ref()?;
         let path = self.path.clone()?;
         self.left += 1;
         Some(Left {
@@ -222,17 +238,27 @@ impl Absence {
             standing: Standing {
                 boot_id: self.boot_id.clone(),
                 stopped,
-                counters: (self.counters.iter())
-                    .map(|(cookie, (_, opens))| (*cookie, *opens))
-                    .collect(),
-                met_since: met.less(self.met),
+                counters: whole.counters.clone(),
+                met_since: met.less(whole.met),
             },
         })
     }
 
-    fn compare(&self, met: Opened) -> Unwatched {
-        let first = self.first_round.iter().flatten();
-        let now = first.fold(Opened::default(), |sum, (_, opens)| sum.plus(*opens));
+    /// The round that was over at `now`.
+    fn end_round(&mut self, now: Timestamp) -> Round {
+        // What is no longer read is gone.
+        self.counters.retain(|_, (at, _)| now.since(*at) < GONE);
+        let counters = self.counters.iter();
+        Round {
+            counters: counters
+                .map(|(cookie, (_, opens))| (*cookie, *opens))
+                .collect(),
+            met: self.met,
+        }
+    }
+
+    fn compare(&self, first: &Round) -> Unwatched {
+        let (now, met) = (first.sum(), first.met);
         let Some(before) = &self.before else {
             return Unwatched {
                 opens: now.less(met),
@@ -240,8 +266,8 @@ impl Absence {
             };
         };
         // A namespace that is gone took its counters with it; a new one began at 0.
-        let first = self.first_round.iter().flatten();
-        let known = first.filter_map(|(cookie, _)| before.counters.get(cookie));
+        let cookies = first.counters.keys();
+        let known = cookies.filter_map(|cookie| before.counters.get(cookie));
         let then = known.fold(before.met_since, |sum, opens| sum.plus(*opens));
         Unwatched {
             opens: now.less(then).less(met),
@@ -289,7 +315,7 @@ mod tests {
     }
 
     fn leave(absence: &mut Absence, met: Opened, stopped: bool) {
-        let left = absence.leave(Timestamp(0), met, stopped);
+        let left = absence.leave(met, stopped);
         left.expect("all was read once")
             .write()
             .expect("it is written");
@@ -302,7 +328,7 @@ mod tests {
         assert_eq!(first.read(&reading(1, opens(100, 50)), opens(7, 0)), None);
         assert_eq!(first.read(&reading(2, opens(10, 5)), opens(8, 1)), None);
         // A second round: of the 110 and 55 that the kernel had counted, 8 and 1 were ours.
-        let unwatched = first.read(&reading(1, opens(200, 60)), opens(110, 12));
+        let unwatched = first.read(&reading(1, opens(200, 60)), opens(108, 11));
         assert_eq!(
             unwatched,
             Some(Unwatched {
@@ -310,9 +336,9 @@ mod tests {
                 since: Since::Boot
             })
         );
-        assert_eq!(first.read(&reading(2, opens(10, 5)), opens(111, 12)), None);
+        assert_eq!(first.read(&reading(2, opens(10, 5)), opens(108, 11)), None);
         // 9 more before it stops.
-        leave(&mut first, opens(120, 12), true);
+        leave(&mut first, opens(117, 11), true);
 
         let mut second = begin(directory.path(), "boot");
         // 209 and 60 in the first, of which 4 and 0 are ours; the second is gone; a third is new.
@@ -325,6 +351,24 @@ mod tests {
         };
         assert_eq!(unwatched, Some(expected));
         assert_eq!(second.unwatched(), Some(expected));
+    }
+
+    #[test]
+    fn a_stop_within_a_round_counts_nothing_twice() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut first = begin(directory.path(), "boot");
+        for _ in 0..2 {
+            first.read(&reading(1, opens(100, 0)), opens(0, 0));
+            first.read(&reading(2, opens(1_000, 0)), opens(0, 0));
+        }
+        // 500 open in the second, and it is not read again.
+        first.read(&reading(1, opens(100, 0)), opens(500, 0));
+        leave(&mut first, opens(500, 0), true);
+        let mut second = begin(directory.path(), "boot");
+        second.read(&reading(1, opens(100, 0)), opens(0, 0));
+        second.read(&reading(2, opens(1_507, 0)), opens(0, 0));
+        let unwatched = second.read(&reading(1, opens(100, 0)), opens(0, 0));
+        assert_eq!(unwatched.map(|it| it.opens), Some(opens(7, 0)));
     }
 
     #[test]
@@ -355,7 +399,7 @@ mod tests {
             agent.read(&reading(1, opens(10, 0)), opens(0, 0));
         }
         let mut leave = |stopped| {
-            let left = agent.leave(Timestamp(0), opens(0, 0), stopped);
+            let left = agent.leave(opens(0, 0), stopped);
             left.expect("all was read once")
         };
         let (earlier, later) = (leave(false), leave(true));
@@ -400,6 +444,6 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let mut absence = begin(directory.path(), "boot");
         absence.read(&reading(1, opens(1, 1)), opens(0, 0));
-        assert!(absence.leave(Timestamp(0), opens(0, 0), true).is_none());
+        assert!(absence.leave(opens(0, 0), true).is_none());
     }
 }

@@ -126,8 +126,8 @@ impl Observer {
 
     /// What is to be left for the next agent.
     fn left(&mut self, stopped: bool) -> Option<Left> {
-        let (now, met) = (self.watch.seen().now, self.met);
-        self.absence.as_mut()?.leave(now, met, stopped)
+        let met = self.met;
+        self.absence.as_mut()?.leave(met, stopped)
     }
 
     /// Starts to send to the collector, where one is configured.
