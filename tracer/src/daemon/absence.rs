@@ -6,11 +6,10 @@
 //!                         ours after        nobody's        ours before
 //! ```
 //!
-//! An agent that stops leaves in a file how the counters stood then: what its last whole round over all
-//! namespaces read, and what it
-//! met itself after that. The next one takes that away from what it reads first, and from that what
-//! it had met itself by then. A reading of all namespaces takes some milliseconds: what opened in
-//! these is counted on one side or the other.
+//! An agent that stops leaves in a file how the counters stood then: what its last whole round over
+//! all namespaces read, and what it met itself after that. The next one takes that away from what it
+//! reads first, and from that what it had met itself by then. To read all namespaces takes some
+//! milliseconds: what opened in these is counted on one side or the other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
