@@ -102,7 +102,7 @@ fn probes_that_are_gone_make_it_unhealthy_and_are_told_as_down() {
         close_of(agent.pid(), &links);
         let closed = Instant::now();
         let state = r#"tracer_probe_up{probe="set_state"}"#.to_owned();
-        agent.wait_for_samples(&[(state, 0.0)]);
+        agent.wait_for_samples(|| vec![(state.clone(), 0.0..=0.0)]);
         println!("told as down after {:?}", closed.elapsed());
         let (status, health) = agent.get("/healthz");
         assert_eq!(status, 503, "{health}");

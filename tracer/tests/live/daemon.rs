@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::RangeInclusive;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -122,21 +123,22 @@ impl Agent {
             .collect()
     }
 
-    /// Waits until each of these samples has its value.
-    pub fn wait_for_samples(&self, wanted: &[(String, f64)]) {
+    /// Waits until each of these samples is within what is wanted of it then.
+    pub fn wait_for_samples(&self, wanted: impl Fn() -> Vec<(String, RangeInclusive<f64>)>) {
         let deadline = Instant::now() + SOON;
         loop {
             let samples = self.samples();
-            let found = |(name, _): &(String, f64)| samples.get(name).copied();
-            if wanted.iter().all(|sample| found(sample) == Some(sample.1)) {
+            let wanted = wanted();
+            let mut missing = wanted.iter().filter(|(name, range)| {
+                let found = samples.get(name);
+                !found.is_some_and(|value| range.contains(value))
+            });
+            let Some(first) = missing.next() else {
                 return;
-            }
+            };
             if Instant::now() > deadline {
-                let found: Vec<_> = wanted
-                    .iter()
-                    .map(|sample| (sample, found(sample)))
-                    .collect();
-                panic!("{found:#?}\n{samples:#?}");
+                let missing: Vec<_> = missing.collect();
+                panic!("{first:?}, {missing:?}: {samples:#?}");
             }
             thread::sleep(Duration::from_millis(200));
         }

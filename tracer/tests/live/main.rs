@@ -20,6 +20,7 @@ use support::{gate, kernel, lines, namespace, ndjson, pace, receiver, sock_diag,
 mod account;
 mod daemon;
 mod drivers;
+mod others;
 
 mod agent;
 mod agent_bound;
