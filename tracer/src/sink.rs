@@ -1,8 +1,8 @@
 //! Stdout, written by a thread of its own: a slow reader blocks neither signals nor, until the
 //! queue is full, the ring.
 
+mod descriptor;
 mod outlet;
-mod uncached;
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -13,8 +13,8 @@ use bytes::BytesMut;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use descriptor::{Descriptor, Gathering};
 pub use outlet::Outlet;
-use uncached::Descriptor;
 
 use crate::clock;
 use crate::pace::Pace;
@@ -26,10 +26,6 @@ const SPARE: usize = 16;
 /// Small chunks that are written at once in a burst. To wake up for each, and to write it, costs more
 /// than to make its lines.
 const AT_ONCE: u32 = 16;
-/// How long they are gathered after that: 200 writes a second for long.
-const GATHERED: Duration = Duration::from_millis(5);
-/// Bytes that are written without gathering more.
-const ENOUGH: usize = 256 << 10;
 /// How long the last lines may take once the end was asked for.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -59,10 +55,11 @@ impl Sink {
                 let mut stdout = Descriptor::new(stdout.as_fd());
                 let mut result = Ok(());
                 let mut chunks = Vec::new();
-                let mut pace = Pace::new(AT_ONCE, GATHERED, clock::monotonic());
+                let Gathering { enough, patience } = stdout.gathering();
+                let mut pace = Pace::new(AT_ONCE, patience, clock::monotonic());
                 while let Some(chunk) = queue.blocking_recv() {
-                    if chunk.len() < ENOUGH && !pace.may(clock::monotonic()) {
-                        thread::sleep(GATHERED);
+                    if chunk.len() < enough && !pace.may(clock::monotonic()) {
+                        thread::sleep(patience);
                         pace.may(clock::monotonic());
                     }
                     chunks.push(chunk);

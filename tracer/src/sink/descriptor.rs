@@ -1,10 +1,12 @@
-//! Writing to a file without filling the host's page cache: what a tracer writes, nobody reads soon,
-//! and it would push out what others need. Fresh pages are also what a write costs most: copying into
-//! pages that go and come again takes a quarter of the time.
+//! Writing to a file in few pieces, and without filling the host's page cache: what a tracer writes,
+//! nobody reads soon, and it would push out what others need. Fresh pages are also what a write costs
+//! most: copying into pages that go and come again takes a quarter of the time.
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
+use rustix::fs::{FileType, fstat};
 use rustix::io::{Errno, IoSlice, ReadWriteFlags, pwritev2, writev};
 
 /// `RWF_DONTCACHE` of `include/uapi/linux/fs.h` (Linux 6.14 and later): written pages leave the cache
@@ -15,6 +17,27 @@ const HERE: u64 = u64::MAX;
 /// Smaller pieces are written as ever: each page that is written in two parts would be fetched from
 /// the disk again.
 const LARGE: usize = 64 << 10;
+
+/// How small chunks are gathered where they come for long.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gathering {
+    /// Bytes that are written without gathering more.
+    pub enough: usize,
+    /// How long the others wait for more.
+    pub patience: Duration,
+}
+
+/// For a reader that waits: 200 writes a second.
+const TO_A_READER: Gathering = Gathering {
+    enough: 256 << 10,
+    patience: Duration::from_millis(5),
+};
+/// Nobody waits for a file, and each write to one is a request to the disk: 20 MB a second in 40
+/// writes take 2 % of a processor, in 200 they take 5.
+const TO_A_FILE: Gathering = Gathering {
+    enough: 1 << 20,
+    patience: Duration::from_millis(25),
+};
 
 /// A descriptor that is written to.
 pub(super) struct Descriptor<'fd> {
@@ -28,6 +51,15 @@ impl<'fd> Descriptor<'fd> {
         Self {
             fd,
             may_be_uncached: true,
+        }
+    }
+
+    /// How what is written to it is best gathered.
+    pub fn gathering(&self) -> Gathering {
+        let mode = fstat(self.fd).map(|stat| stat.st_mode);
+        match mode.map(FileType::from_raw_mode) {
+            Ok(FileType::RegularFile) => TO_A_FILE,
+            _ => TO_A_READER,
         }
     }
 
@@ -102,6 +134,19 @@ mod tests {
             expected.extend(pieces().flatten());
         }
         assert!(fs::read(&path)? == expected);
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_waits_longer_than_who_reads_a_pipe_or_looks_at_a_terminal() -> io::Result<()> {
+        let file = tempfile::tempfile()?;
+        let (_reader, pipe) = io::pipe()?;
+        // A device, as a terminal is.
+        let device = fs::File::options().write(true).open("/dev/null")?;
+        let patience = |fd: BorrowedFd<'_>| Descriptor::new(fd).gathering().patience;
+        assert_eq!(patience(file.as_fd()), TO_A_FILE.patience);
+        assert_eq!(patience(pipe.as_fd()), TO_A_READER.patience);
+        assert_eq!(patience(device.as_fd()), TO_A_READER.patience);
         Ok(())
     }
 
