@@ -102,10 +102,8 @@ impl Timers {
     /// Looks up until when it is quiet: call it once [`Self::pop`] and [`Self::pop_overdue`] have
     /// given what they have.
     pub fn look_up(&mut self) {
-        let soon = self.soon.first().map(|(due, ..)| *due);
-        let reuse = self.reuse.first().map(|(due, _)| *due);
         let fired = (!self.fired.is_empty()).then_some(Timestamp(0));
-        self.quiet_until = [soon, reuse, fired]
+        self.quiet_until = [self.first_parked(), fired]
             .into_iter()
             .flatten()
             .fold(self.next_tick, Timestamp::min);
@@ -161,9 +159,7 @@ impl Timers {
 
     /// Whether [`Self::pop`] would give one.
     pub fn is_parked_due(&self, now: Timestamp) -> bool {
-        let soon = self.soon.first().map(|(due, ..)| *due);
-        let reuse = self.reuse.first().map(|(due, _)| *due);
-        [soon, reuse].into_iter().flatten().any(|due| due <= now)
+        self.first_parked().is_some_and(|due| due <= now)
     }
 
     /// The next end that was due by `now`, at the end of a second. There may be millions: a caller
@@ -178,13 +174,18 @@ impl Timers {
         if !self.fired.is_empty() {
             return Some(Timestamp(self.tick.saturating_mul(SECOND)));
         }
-        let soon = self.soon.first().map(|(due, ..)| *due);
-        let reuse = self.reuse.first().map(|(due, _)| *due);
         let bucket = (1..=BUCKETS as u64)
             .map(|ahead| self.tick + ahead)
             .find(|tick| !self.wheel[*tick as usize % BUCKETS].is_empty())
             .map(|tick| Timestamp(tick.saturating_mul(SECOND)));
-        [soon, reuse, bucket].into_iter().flatten().min()
+        [self.first_parked(), bucket].into_iter().flatten().min()
+    }
+
+    /// When the first wait of fixed length ends.
+    fn first_parked(&self) -> Option<Timestamp> {
+        let soon = self.soon.first().map(|(due, ..)| *due);
+        let reuse = self.reuse.first().map(|(due, _)| *due);
+        [soon, reuse].into_iter().flatten().min()
     }
 
     /// Those whose wait of a millisecond ends next, the first of them first.
