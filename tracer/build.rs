@@ -63,12 +63,21 @@ fn search(package: &Path, out_dir: &Path) -> Result<Option<PathBuf>, Box<dyn Err
     Ok(None)
 }
 
-/// The directory around `out_dir` with what cargo keeps at the top of a target directory.
+/// The target directory that `out_dir` lies in: the directory with what cargo keeps at the top of one,
+/// or, since a first build may ask before cargo keeps anything, the one where cargo's layout has it.
 ///
 /// CACHEDIR.TAG would not do: the directories of single targets below it have one too, and a
 /// target directory that was there before cargo has none.
 fn target_dir(out_dir: &Path) -> Option<&Path> {
-    out_dir
-        .ancestors()
-        .find(|dir| dir.join(".rustc_info.json").exists())
+    let kept = |dir: &&Path| dir.join(".rustc_info.json").exists();
+    out_dir.ancestors().find(kept).or_else(|| {
+        // [target/]profile/build/package/out
+        let above = out_dir.ancestors().nth(4)?;
+        let is_of_one_target = env::var_os("TARGET").as_deref() == above.file_name();
+        if is_of_one_target {
+            above.parent()
+        } else {
+            Some(above)
+        }
+    })
 }
