@@ -108,8 +108,13 @@ impl Stage {
 impl Stage {
     /// Ends it, and waits until the kernel has cleared it away.
     pub fn strike(mut self) -> Result<()> {
-        // Its sockets keep the namespace alive.
+        // Its sockets keep the namespace alive. So do those that it leaves behind: once the other
+        // end's namespace is gone, a FIN that was lost is sent for 100 s before it is given up.
         self.nginx.take();
+        for namespace in [&self.pair.first, &self.pair.second] {
+            namespace.sysctl("net.ipv4.tcp_orphan_retries", "1");
+        }
+        self.wait_until_closed();
         clearance::clear(self.pair, |pair| [&pair.first, &pair.second])
     }
 }
