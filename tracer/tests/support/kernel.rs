@@ -31,16 +31,10 @@ pub struct Counters(HashMap<String, i64>);
 impl Counters {
     /// Those of the calling thread's namespace.
     pub fn read() -> Self {
-        Self::of_process(Path::new("/proc/thread-self")).expect("read the counters")
-    }
-
-    /// Those of the namespace of a process or thread with this directory in /proc; none where it
-    /// has ended.
-    pub fn of_process(directory: &Path) -> Option<Self> {
-        let net = |file| fs::read_to_string(directory.join("net").join(file)).ok();
         let mut values = HashMap::new();
         for file in ["snmp", "netstat"] {
-            let text = net(file)?;
+            let text = fs::read_to_string(format!("/proc/thread-self/net/{file}"))
+                .expect("read the counters");
             let lines: Vec<&str> = text.lines().collect();
             for pair in lines.chunks_exact(2) {
                 let names = pair[0].split_whitespace().skip(1);
@@ -54,7 +48,7 @@ impl Counters {
                 }
             }
         }
-        let sockstat = net("sockstat")?;
+        let sockstat = fs::read_to_string("/proc/thread-self/net/sockstat").expect("read sockstat");
         for name in ["inuse", "tw"] {
             let tcp = sockstat.lines().find(|line| line.starts_with("TCP:"));
             let mut words = tcp.into_iter().flat_map(str::split_whitespace);
@@ -62,7 +56,7 @@ impl Counters {
             let count = count.and_then(|count| count.parse().ok());
             values.insert(name.to_owned(), count.expect("sockstat has it"));
         }
-        Some(Self(values))
+        Self(values)
     }
 
     /// The counter `name` of /proc/net/snmp's or netstat's Tcp lines; `tw`: minisockets alive,
